@@ -1,0 +1,18 @@
+"""Logging to syslog that never waits for the daemon.
+
+`fastlog.SysLogHandler` takes the place of `logging.handlers.SysLogHandler`: a
+record's bytes go into a ring buffer, and a native thread sends them.
+"""
+try:
+    from fastlog._core import Stats
+except ImportError as error:  # the source tree shadows the installed package
+    raise ImportError(
+        f"fastlog's native part did not load ({error}). In a source tree, install the package "
+        "(`pip install .`) and run from another directory, or build it in place "
+        "(`python setup.py build_ext --inplace`)."
+    ) from error
+
+from fastlog.handlers import SysLogHandler
+
+__all__ = ["Stats", "SysLogHandler"]
+__version__ = "0.1.0"

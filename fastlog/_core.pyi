@@ -1,0 +1,41 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+class Stats(NamedTuple):
+    submitted: int
+    accepted: int
+    sent: int
+    dropped: int
+    discarded: int
+    pending: int
+    pending_bytes: int
+    high_watermark: int
+    capacity: int
+    truncated: int
+    reconnects: int
+    send_errors: int
+    last_errno: int
+    wakeups: int
+    stalled: bool
+
+class Engine:
+    def __init__(
+        self,
+        paths: Sequence[bytes],
+        socktype: int,
+        capacity: int,
+        block: bool,
+        block_timeout: float,
+        linger: float,
+    ) -> None: ...
+    def submit(
+        self,
+        priority: int,
+        message: str,
+        prefix: str | None = None,
+        append_nul: bool = False,
+        urgent: bool = False,
+    ) -> bool: ...
+    def flush(self, timeout: float) -> bool: ...
+    def close(self, timeout: float) -> int: ...
+    def stats(self) -> Stats: ...

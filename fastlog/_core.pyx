@@ -1,0 +1,354 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Engine: a ring and its writer, seen from Python. The only border between the two worlds."""
+from collections import namedtuple
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
+
+from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, load_acquire, load_relaxed,
+                               store_relaxed)
+from fastlog._frame cimport FRAME_PRIORITY_MAX, frame_priority, frame_utf8_floor
+from fastlog._ring cimport Record, record_bytes, record_span, ring_commit, ring_try_reserve
+from fastlog._transport cimport transport_add_path
+from fastlog._writer cimport (MILLISECOND, Writer, monotonic_ns, writer_await_tail,
+                              writer_create, writer_destroy, writer_notify, writer_stop)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int MADV_WIPEONFORK
+
+cdef enum:
+    WARNING_SEVERITY = 4              # RFC 5424 section 6.2.1; smaller is worse
+    # The longest a waiting thread takes to notice Ctrl-C.
+    SIGNAL_CHECK = 50 * MILLISECOND
+    # How often a thread that waits for room looks whether the writer makes progress.
+    PROGRESS_CHECK = 10 * MILLISECOND
+    # It is woken when this part of the ring is free: not for each record's room.
+    ROOM_SHARE = 32
+
+
+Stats = namedtuple("Stats", [
+    "submitted", "accepted", "sent", "dropped", "discarded", "pending", "pending_bytes",
+    "high_watermark", "capacity", "truncated", "reconnects", "send_errors", "last_errno",
+    "wakeups", "stalled"])
+Stats.__module__ = "fastlog"
+Stats.__doc__ = """\
+The counters of one handler since it was made (in a forked child: since the fork).
+
+`submitted == accepted + dropped` and `accepted == sent + discarded + pending`, whenever read.
+"""
+for _field, _doc in {
+    "submitted": "Records that reached the handler.",
+    "accepted": "Records that found room in the ring.",
+    "sent": "Records handed to the kernel.",
+    "dropped": "Records refused because there was no room.",
+    "discarded": "Records the kernel would not take in any length.",
+    "pending": "Records in the ring now.",
+    "pending_bytes": "Bytes of the ring taken now, record headers included.",
+    "high_watermark": "The most bytes of the ring ever taken.",
+    "capacity": "Bytes of the ring.",
+    "truncated": "Records that were sent shortened.",
+    "reconnects": "Connections made after the first.",
+    "send_errors": "Failed connects and sends; waiting for a slow daemon is none.",
+    "last_errno": "The errno of the last of them; 0: none yet.",
+    "wakeups": "Wake-up calls that logging threads made.",
+    "stalled": "Whether the daemon takes nothing and records that find no room are dropped at once.",
+}.items():
+    getattr(Stats, _field).__doc__ = _doc
+
+
+# --- which process is this? --------------------------------------------------------------------
+
+# A word on a page that the kernel hands to a forked child as zeros: madvise(2),
+# MADV_WIPEONFORK, Linux 4.14. So a fork is noticed by one load, also when it was
+# made in C and no hook of Python's ran. All other memory is copied: the child
+# counts on from its parent's number, and no number is met twice in one line.
+cdef atomic_u64 *process_page
+cdef atomic_u64 process_count
+
+
+cdef int map_process_page() except -1:
+    global process_page
+    cdef void *page = mmap(NULL, sizeof(atomic_u64), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if page == MAP_FAILED or madvise(page, sizeof(atomic_u64), MADV_WIPEONFORK) != 0:
+        PyErr_SetFromErrno(OSError)
+    process_page = <atomic_u64 *>page
+    return 0
+
+
+cdef uint64_t name_process() noexcept nogil:
+    cdef uint64_t nobody = 0
+    cdef uint64_t number = add_relaxed(&process_count, 1) + 1
+    while not cas_relaxed(process_page, &nobody, number):
+        if nobody != 0:           # another thread was first
+            return nobody
+    return number
+
+
+cdef inline uint64_t generation_now() noexcept nogil:
+    """A number that a process does not share with its parent. Any thread."""
+    cdef uint64_t number = load_relaxed(process_page)
+    return number if number != 0 else name_process()
+
+
+map_process_page()
+
+
+# --- text --------------------------------------------------------------------------------------
+
+cdef struct Text:
+    const char *data
+    size_t size
+
+
+cdef object view_utf8(object text, Text *view):
+    """Point `view` at the UTF-8 form of `text`; returns the object that keeps it alive.
+
+    Lone surrogates, which have no UTF-8 form, are written as escapes: \\udc80.
+    """
+    cdef Py_ssize_t size = 0
+    if not PyUnicode_Check(text):
+        raise TypeError(f"a message must be str, not {type(text).__name__}")
+    try:
+        view.data = PyUnicode_AsUTF8AndSize(text, &size)
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "backslashreplace")
+        view.data = PyBytes_AS_STRING(text)
+        size = PyBytes_GET_SIZE(text)
+    view.size = <size_t>size
+    return text
+
+
+cdef class Engine:
+    """One ring and one writer thread that sends to a unix socket.
+
+    Thread-safe, all of it. The arguments are checked by the handler.
+
+    paths: socket paths as bytes, tried in order at each connect.
+    socktype: SOCK_DGRAM, SOCK_STREAM, or 0 for datagram with fallback to stream.
+    capacity: bytes of the ring, a power of two and at least a page.
+    block: whether a record that finds no room waits.
+    block_timeout: seconds without progress after which it is dropped and the engine is stalled.
+    linger: seconds of the writer's first look-again interval; 0: none.
+    """
+    cdef Writer *writer
+    cdef uint64_t generation          # the process that `writer` belongs to
+    cdef tuple paths
+    cdef int socktype
+    cdef uint64_t capacity
+    cdef bint block
+    cdef uint64_t block_timeout       # ns
+    cdef uint64_t linger              # ns
+
+    def __cinit__(self, paths, int socktype, uint64_t capacity, bint block,
+                  double block_timeout, double linger):
+        self.paths = tuple(paths)
+        self.socktype = socktype
+        self.capacity = capacity
+        self.block = block
+        self.block_timeout = <uint64_t>(block_timeout * 1e9)
+        self.linger = <uint64_t>(linger * 1e9)
+        self.generation = generation_now()
+        self.writer = self.new_writer()
+
+    def __dealloc__(self):
+        if self.writer == NULL:
+            return
+        if self.generation == generation_now():
+            with nogil:
+                writer_stop(self.writer)
+        writer_destroy(self.writer)
+
+    cdef Writer *new_writer(self) except NULL:
+        cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype)
+        cdef bytes path
+        if writer == NULL:
+            PyErr_SetFromErrno(OSError)
+        for path in self.paths:
+            transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
+        return writer
+
+    cdef int ensure_ours(self) except -1:
+        """After a fork: leave the parent's ring to the parent and start with an empty one."""
+        cdef Writer *writer
+        if self.generation == generation_now():
+            return 0
+        with cython.critical_section(self):
+            if self.generation != generation_now():
+                writer = self.new_writer()
+                writer_destroy(self.writer)
+                self.writer = writer
+                self.generation = generation_now()
+        return 0
+
+    cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1:
+        """Wait, without the GIL, until the ring's tail is at `wanted`; at most `timeout` ns.
+
+        Signal handlers run, so this may raise, and even return in a forked child.
+        """
+        with nogil:
+            writer_await_tail(self.writer, wanted, timeout)
+        PyErr_CheckSignals()
+        return self.ensure_ours()
+
+    def submit(self, priority, message, prefix=None, bint append_nul=False, bint urgent=False):
+        """Frame `message` and put it into the ring. Returns whether it was accepted.
+
+        priority: facility << 3 | severity. prefix: str before the message.
+        urgent: wake the writer at once.
+
+        Raises TypeError or ValueError for arguments no record can be made of,
+        OSError if the writer thread cannot be started (the record is kept).
+        """
+        cdef uint32_t pri = priority
+        cdef bint privileged = pri % 8 <= WARNING_SEVERITY
+        cdef Text head, body
+        cdef char pri_text[FRAME_PRIORITY_MAX]
+        cdef size_t pri_size = <size_t>frame_priority(pri_text, pri)
+        cdef size_t size
+        cdef uint64_t used = 0
+        cdef Record *record
+        cdef char *out
+        cdef int error
+        head.size = 0
+        kept_message = view_utf8(message, &body)
+        if prefix:
+            kept_prefix = view_utf8(prefix, &head)
+        self.ensure_ours()
+
+        size = pri_size + head.size + body.size + append_nul
+        if size > self.writer.ring.max_length:
+            self.fit(&head, &body, self.writer.ring.max_length - pri_size - append_nul)
+            size = pri_size + head.size + body.size + append_nul
+            add_relaxed(&self.writer.counters.truncated, 1)
+
+        record = ring_try_reserve(&self.writer.ring, size, privileged, &used)
+        if record == NULL:
+            record = self.await_room(size, privileged, &used)
+            if record == NULL:
+                return False
+        out = record_bytes(record)
+        memcpy(out, pri_text, pri_size)
+        out += pri_size
+        memcpy(out, head.data, head.size)
+        out += head.size
+        memcpy(out, body.data, body.size)
+        out += body.size
+        if append_nul:
+            out[0] = 0
+        add_relaxed(&self.writer.counters.accepted.value, 1)
+        ring_commit(record, size)
+        error = writer_notify(self.writer, urgent or used > self.capacity // 2)
+        if error:
+            raise OSError(error, "cannot start the writer thread")
+        return True
+
+    cdef void fit(self, Text *head, Text *body, size_t room) noexcept:
+        """Shorten the message, and if need be its prefix, to `room` bytes."""
+        if head.size > room:
+            head.size = frame_utf8_floor(head.data, room)
+        room -= head.size
+        if body.size > room:
+            body.size = frame_utf8_floor(body.data, room)
+
+    cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL:
+        """The ring is full: wait while the writer makes progress, as far as the policy says.
+
+        Returns NULL, and has counted the record as dropped, when it is not to be had.
+        """
+        cdef Record *record = NULL
+        cdef uint64_t tail = load_acquire(&self.writer.ring.tail.value)
+        cdef uint64_t now = monotonic_ns()
+        cdef uint64_t deadline = now + self.block_timeout
+        while self.block and not load_relaxed(&self.writer.stalled.value):
+            if now >= deadline:
+                store_relaxed(&self.writer.stalled.value, 1)
+                break
+            if writer_notify(self.writer, True) != 0:
+                break
+            try:
+                self.await_tail(tail + max(record_span(size), self.capacity // ROOM_SHARE),
+                                min(deadline - now, <uint64_t>PROGRESS_CHECK))
+            except BaseException:
+                add_relaxed(&self.writer.counters.dropped.value, 1)
+                raise
+            record = ring_try_reserve(&self.writer.ring, size, privileged, used)
+            if record != NULL:
+                return record
+            now = monotonic_ns()
+            if load_acquire(&self.writer.ring.tail.value) != tail:
+                tail = load_acquire(&self.writer.ring.tail.value)
+                deadline = now + self.block_timeout
+        add_relaxed(&self.writer.counters.dropped.value, 1)
+        return NULL
+
+    def flush(self, double timeout):
+        """Wait until all accepted before the call is sent or discarded; False after `timeout` s."""
+        self.ensure_ours()
+        cdef uint64_t generation = self.generation
+        cdef uint64_t target = load_relaxed(&self.writer.ring.head.value)
+        cdef uint64_t now = monotonic_ns()
+        cdef uint64_t deadline = now + <uint64_t>(timeout * 1e9)
+        cdef uint64_t tail
+        while self.generation == generation:
+            tail = load_acquire(&self.writer.ring.tail.value)
+            if tail >= target:
+                break
+            if now >= deadline or writer_notify(self.writer, True) != 0:
+                return False
+            self.await_tail(target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
+            now = monotonic_ns()
+        return True
+
+    def close(self, double timeout):
+        """Flush, stop the writer and join it. Returns the number of records left in the ring.
+
+        A later submit() starts a new writer, which sends those first.
+        """
+        cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
+        cdef uint64_t now
+        cdef bint flushed
+        self.ensure_ours()
+        while True:
+            now = monotonic_ns()
+            flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
+            with nogil:
+                writer_stop(self.writer)
+            # A record may have slipped in between the two.
+            pending = self.stats().pending
+            if not pending or not flushed:
+                return pending
+
+    def stats(self):
+        """The counters now, as Stats."""
+        self.ensure_ours()
+        cdef Writer *writer = self.writer
+        # In this order: see _counters.pxd.
+        cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
+        cdef uint64_t discarded = load_acquire(&writer.counters.discarded)
+        cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
+        cdef uint64_t dropped = load_relaxed(&writer.counters.dropped.value)
+        cdef uint64_t tail = load_acquire(&writer.ring.tail.value)
+        cdef uint64_t used = load_relaxed(&writer.ring.head.value) - tail
+        cdef uint64_t high = load_relaxed(&writer.counters.high_watermark)
+        return Stats(
+            submitted=accepted + dropped,
+            accepted=accepted,
+            sent=sent,
+            dropped=dropped,
+            discarded=discarded,
+            pending=accepted - sent - discarded,
+            pending_bytes=used,
+            high_watermark=max(high, used),
+            capacity=self.capacity,
+            truncated=load_relaxed(&writer.counters.truncated),
+            reconnects=load_relaxed(&writer.counters.reconnects),
+            send_errors=load_relaxed(&writer.counters.send_errors),
+            last_errno=load_relaxed(&writer.counters.last_errno),
+            wakeups=load_relaxed(&writer.counters.wakeups),
+            stalled=bool(load_relaxed(&writer.stalled.value)))

@@ -1,0 +1,98 @@
+"""Checks of constructor arguments: a bad one is a TypeError or ValueError that names it."""
+from __future__ import annotations
+
+import logging
+import math
+import mmap
+import os
+import socket
+from collections.abc import Mapping
+
+#: Where syslog listens on Linux: the traditional path, then journald's own.
+DEFAULT_PATHS = ("/dev/log", "/run/systemd/journal/dev-log")
+
+_PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
+_CAPACITY_MAX = 1 << 30
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value
+
+
+def seconds(name: str, value: object) -> float:
+    """A time in seconds, 0 included; infinity would never end."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not (math.isfinite(value) and 0 <= value <= 1e9):
+        raise ValueError(f"{name} must be between 0 and 1e9 seconds, not {value!r}")
+    return float(value)
+
+
+def capacity(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"capacity must be an int, not {type(value).__name__}")
+    if not mmap.PAGESIZE <= value <= _CAPACITY_MAX or value & (value - 1):
+        raise ValueError(
+            f"capacity must be a power of two from {mmap.PAGESIZE} to {_CAPACITY_MAX} bytes, "
+            f"not {value!r}")
+    return value
+
+
+def facility(value: object, names: Mapping[str, int]) -> int | str:
+    if isinstance(value, str):
+        if value not in names:
+            raise ValueError(f"facility must be a number or one of {', '.join(names)}, "
+                             f"not {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"facility must be an int or a str, not {type(value).__name__}")
+    if not 0 <= value <= 23:  # RFC 5424 section 6.2.1
+        raise ValueError(f"facility must be a name or a number from 0 to 23, not {value}")
+    return value
+
+
+def socktype(value: object) -> int | None:
+    if value is None or value in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        return value  # type: ignore[return-value]
+    raise ValueError(f"socktype must be socket.SOCK_DGRAM, socket.SOCK_STREAM or None, "
+                     f"not {value!r}")
+
+
+def level(name: str, value: object) -> int:
+    """A level as Logger.setLevel takes it: a number or a registered name."""
+    if isinstance(value, str):
+        number = logging.getLevelName(value)
+        if not isinstance(number, int):
+            raise ValueError(f"{name} must be a known level, not {value!r}")
+        return number
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int or a str, not {type(value).__name__}")
+    return value
+
+
+def optional(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__} or None, not {type(value).__name__}")
+
+
+def socket_path(value: object) -> str:
+    """The path of a unix socket; one that starts with a NUL is in the abstract namespace."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"address must be a str or os.PathLike, the path of a unix socket, or None, "
+            f"not {type(value).__name__}")
+    path = os.fsdecode(value)
+    raw = os.fsencode(path)
+    if not raw:
+        raise ValueError("address must not be empty")
+    limit = _PATH_MAX + (raw[0] == 0)
+    if len(raw) > limit:
+        raise ValueError(f"address must be at most {limit} bytes, as a unix socket's address "
+                         f"holds no more; {path!r} has {len(raw)}")
+    if b"\0" in raw[1:] and raw[0]:
+        raise ValueError(f"address must not contain a NUL: {path!r}")
+    return path

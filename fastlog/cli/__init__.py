@@ -1,0 +1,1 @@
+"""The commands behind `python -m fastlog`, and what they share."""

@@ -1,0 +1,20 @@
+"""The native parts; everything else about the build is in pyproject.toml."""
+import sys
+from glob import glob
+
+from setuptools import Extension, setup
+
+if not sys.platform.startswith("linux"):
+    sys.exit("fastlog needs Linux (memfd_create, eventfd, MADV_WIPEONFORK); "
+             f"it has no port to {sys.platform} yet.")
+
+setup(ext_modules=[
+    Extension(
+        "fastlog._core",
+        ["fastlog/_core.pyx"],
+        include_dirs=["fastlog"],
+        depends=glob("fastlog/*.h") + glob("fastlog/*.pxd"),
+        extra_compile_args=["-std=gnu11", "-pthread"],
+        extra_link_args=["-pthread"],
+    ),
+])
