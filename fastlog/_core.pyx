@@ -11,12 +11,14 @@ from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
 
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, load_acquire, load_relaxed,
-                               store_relaxed)
+                               load_seq_cst, store_relaxed)
 from fastlog._frame cimport FRAME_PRIORITY_MAX, frame_priority, frame_utf8_floor
-from fastlog._ring cimport Record, record_bytes, record_span, ring_commit, ring_try_reserve
+from fastlog._ring cimport (SHORTENED, Record, record_bytes, record_span, ring_commit,
+                            ring_try_reserve)
 from fastlog._transport cimport transport_add_path
-from fastlog._writer cimport (MILLISECOND, Writer, monotonic_ns, writer_await_tail,
-                              writer_create, writer_destroy, writer_notify, writer_stop)
+from fastlog._writer cimport (MILLISECOND, STOPPED, Writer, monotonic_ns, writer_await_tail,
+                              writer_create, writer_destroy, writer_notify, writer_start,
+                              writer_stop)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
@@ -211,7 +213,7 @@ cdef class Engine:
         cdef char pri_text[FRAME_PRIORITY_MAX]
         cdef size_t pri_size = <size_t>frame_priority(pri_text, pri)
         cdef size_t size
-        cdef uint64_t used = 0
+        cdef uint64_t used = 0, flags = 0
         cdef Record *record
         cdef char *out
         cdef int error
@@ -226,6 +228,7 @@ cdef class Engine:
             self.fit(&head, &body, self.writer.ring.max_length - pri_size - append_nul)
             size = pri_size + head.size + body.size + append_nul
             add_relaxed(&self.writer.counters.truncated, 1)
+            flags = SHORTENED
 
         record = ring_try_reserve(&self.writer.ring, size, privileged, &used)
         if record == NULL:
@@ -242,7 +245,7 @@ cdef class Engine:
         if append_nul:
             out[0] = 0
         add_relaxed(&self.writer.counters.accepted.value, 1)
-        ring_commit(record, size)
+        ring_commit(record, size, flags)
         error = writer_notify(self.writer, urgent or used > self.capacity // 2)
         if error:
             raise OSError(error, "cannot start the writer thread")
@@ -288,7 +291,10 @@ cdef class Engine:
         return NULL
 
     def flush(self, double timeout):
-        """Wait until all accepted before the call is sent or discarded; False after `timeout` s."""
+        """Wait until all accepted before the call is sent or discarded; False after `timeout` s.
+
+        After close() this starts no writer: then it is False at once if records are left.
+        """
         self.ensure_ours()
         cdef uint64_t generation = self.generation
         cdef uint64_t target = load_relaxed(&self.writer.ring.head.value)
@@ -299,8 +305,9 @@ cdef class Engine:
             tail = load_acquire(&self.writer.ring.tail.value)
             if tail >= target:
                 break
-            if now >= deadline or writer_notify(self.writer, True) != 0:
+            if now >= deadline or load_seq_cst(&self.writer.state.value) == STOPPED:
                 return False
+            writer_notify(self.writer, True)
             self.await_tail(target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
             now = monotonic_ns()
         return True
@@ -308,21 +315,25 @@ cdef class Engine:
     def close(self, double timeout):
         """Flush, stop the writer and join it. Returns the number of records left in the ring.
 
-        A later submit() starts a new writer, which sends those first.
+        A later submit() starts a new writer, which sends those first. Without
+        a writer there is nothing to do, and 0 is returned.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef uint64_t now
         cdef bint flushed
         self.ensure_ours()
-        while True:
+        while load_seq_cst(&self.writer.state.value) != STOPPED:
             now = monotonic_ns()
             flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
             with nogil:
                 writer_stop(self.writer)
-            # A record may have slipped in between the two.
+            # A record may have slipped in between the two: then once more.
             pending = self.stats().pending
-            if not pending or not flushed:
+            if pending and not flushed:
                 return pending
+            if pending:
+                writer_start(self.writer)
+        return 0
 
     def stats(self):
         """The counters now, as Stats."""

@@ -31,9 +31,9 @@ cdef inline size_t frame_utf8_floor(const char *text, size_t limit) noexcept nog
     and there are at most three (RFC 3629 section 3); bytes that are no UTF-8
     are cut at the limit.
     """
-    cdef size_t length = limit
-    while length > 0 and limit - length < 4:
-        if (<unsigned char>text[length] & 0xC0) != 0x80:
-            return length
-        length -= 1
+    cdef size_t back = 0
+    while back < 4 and back <= limit:
+        if (<unsigned char>text[limit - back] & 0xC0) != 0x80:
+            return limit - back
+        back += 1
     return limit

@@ -41,15 +41,17 @@ cdef enum:
 
 cdef extern from *:
     """
-    /* Bit 63 of a record's word: committed. Bits 0-31: length in bytes. */
+    /* A record's word. Bits 0-31: length in bytes. */
     #define FASTLOG_COMMITTED ((uint64_t)1 << 63)
+    #define FASTLOG_SHORTENED ((uint64_t)1 << 62)
     #define FASTLOG_LENGTH_MASK ((uint64_t)0xffffffff)
     """
-    const uint64_t COMMITTED "FASTLOG_COMMITTED"
+    const uint64_t COMMITTED "FASTLOG_COMMITTED"    # always set, so no word is 0
+    const uint64_t SHORTENED "FASTLOG_SHORTENED"    # by the producer, who counted it
     const uint64_t LENGTH_MASK "FASTLOG_LENGTH_MASK"
 
 ctypedef struct Record:
-    atomic_u64 word               # 0, or COMMITTED | length
+    atomic_u64 word               # 0, or COMMITTED | flags | length
     # the record's bytes follow
 
 ctypedef struct Ring:
@@ -144,12 +146,15 @@ cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, bint privilege
             return ring_at(ring, head)
 
 
-cdef inline void ring_commit(Record *record, uint64_t length) noexcept nogil:
-    """Hand a reserved and filled record to the writer. The thread that reserved it."""
+cdef inline void ring_commit(Record *record, uint64_t length, uint64_t flags) noexcept nogil:
+    """Hand a reserved and filled record to the writer. The thread that reserved it.
+
+    `length` as reserved; flags: SHORTENED or 0.
+    """
     # C1 pairs with P1: the bytes are there before the word. Stronger than
     # release because the producer then asks whether the writer sleeps, see
     # _writer.pxd: S1.
-    store_seq_cst(&record.word, COMMITTED | length)
+    store_seq_cst(&record.word, COMMITTED | flags | length)
 
 
 cdef inline uint64_t ring_peek(Ring *ring, uint64_t position) noexcept nogil:

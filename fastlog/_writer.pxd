@@ -28,7 +28,7 @@ from posix.unistd cimport close, read, write
 from fastlog._atomics cimport (add_relaxed, exchange_seq_cst, line_u64, load_acquire,
                                load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
 from fastlog._counters cimport Counters, count_owned
-from fastlog._ring cimport (LENGTH_MASK, Ring, record_bytes, record_span, ring_at, ring_create,
+from fastlog._ring cimport (LENGTH_MASK, SHORTENED, Ring, record_bytes, record_span, ring_at, ring_create,
                             ring_destroy, ring_is_ready, ring_peek, ring_release, ring_used)
 from fastlog._transport cimport (RECONNECT, TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
                                  Outcome, Transport, transport_close, transport_connect,
@@ -46,7 +46,6 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *thread, const void *attributes, void *(*entry)(void *) noexcept nogil,
                        void *argument) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
-    pthread_t pthread_self() noexcept
     int pthread_setname_np(pthread_t thread, const char *name) noexcept
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
     int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
@@ -257,7 +256,8 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
             &writer.transport, <char *>writer.transport.parts[0].iov_base,
             writer.transport.parts[0].iov_len)
     if writer.shortened_length:
-        add_relaxed(&writer.counters.truncated, 1)
+        if not ring_peek(&writer.ring, tail) & SHORTENED:       # else a producer counted it
+            add_relaxed(&writer.counters.truncated, 1)
     else:
         count_owned(&writer.counters.discarded, 1)
         writer_release(writer, writer.ends[0])
@@ -360,7 +360,6 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
 
 cdef inline void *writer_main(void *argument) noexcept nogil:
     cdef Writer *writer = <Writer *>argument
-    pthread_setname_np(pthread_self(), "fastlog-writer")
     writer_loop(writer)
     transport_close(&writer.transport)
     store_seq_cst(&writer.state.value, STOPPED)
@@ -382,9 +381,11 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
         pthread_sigmask(SIG_SETMASK, &all_signals, &before)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
         pthread_sigmask(SIG_SETMASK, &before, NULL)
-        writer.started = error == 0
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
+        else:
+            pthread_setname_np(writer.thread, "fastlog-writer")
+            writer.started = True
     pthread_mutex_unlock(&writer.lifecycle)
     return error
 

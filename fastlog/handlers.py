@@ -158,10 +158,18 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         set; they stay in the ring. A record logged later starts the writer
         again, as the standard library's handler opens a new socket.
         """
+        self._stop(self._seconds(timeout))
+        logging.Handler.close(self)
+
+    def __del__(self) -> None:
+        # A handler that was dropped and not closed must deliver all the same.
+        if hasattr(self, "_gave_up_at"):
+            self._stop(self.close_timeout)
+
+    def _stop(self, timeout: float) -> None:
         # logging.shutdown() calls flush() first: do not wait twice for a daemon that hangs.
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
-        pending = self._engine.close(0.0 if hopeless else self._seconds(timeout))
-        logging.Handler.close(self)
+        pending = self._engine.close(0.0 if hopeless else timeout)
         if pending and logging.raiseExceptions and sys.stderr is not None:
             sys.stderr.write(f"fastlog: {pending} records were not delivered to {self.address}\n")
 

@@ -1,0 +1,231 @@
+"""What the tests share: sinks, loggers, daemons, and Python in a subprocess."""
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import fastlog
+from fastlog.cli.rsyslogd import Rsyslogd, find_rsyslogd
+
+PATIENCE = 30  # seconds; how long a test waits for something that must come
+
+
+@pytest.fixture
+def directory():
+    """A new directory with a short path: a socket's address holds 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="fl-") as path:
+        yield Path(path)
+
+
+class Sink:
+    """A unix socket that plays the daemon: receives when asked to, and counts nothing itself."""
+
+    def __init__(self, path, kind=socket.SOCK_DGRAM):
+        self.path = str(path)
+        self.kind = kind
+        self.connection = None
+        self.bind()
+
+    def bind(self):
+        self.socket = socket.socket(socket.AF_UNIX, self.kind)
+        self.socket.settimeout(PATIENCE)
+        self.socket.bind(self.path)
+        if self.kind == socket.SOCK_STREAM:
+            self.socket.listen()
+
+    def take(self, count=1):
+        """The next `count` datagrams."""
+        return [self.socket.recv(1 << 20) for _ in range(count)]
+
+    def take_one(self):
+        return self.take()[0]
+
+    def take_bytes(self, size):
+        """The next `size` bytes of a stream."""
+        if self.connection is None:
+            self.connection, _ = self.socket.accept()
+            self.connection.settimeout(PATIENCE)
+        chunks = b""
+        while len(chunks) < size:
+            chunk = self.connection.recv(min(65536, size - len(chunks)))
+            assert chunk, "the stream ended early"
+            chunks += chunk
+        return chunks
+
+    def is_empty(self):
+        """Whether nothing is there to be read right now."""
+        self.socket.setblocking(False)
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            self.socket.settimeout(PATIENCE)
+
+    def close(self):
+        """Go away as a daemon does that ends: the path is gone, too."""
+        # The listener first, or a client could connect anew in between.
+        for open_socket in (self.socket, self.connection):
+            if open_socket is not None:
+                open_socket.close()
+        self.connection = None
+        if not self.path.startswith("\0") and os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+@pytest.fixture
+def make_sink(directory):
+    sinks = []
+
+    def make(path=None, kind=socket.SOCK_DGRAM):
+        sinks.append(Sink(path or directory / "log", kind))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close()
+
+
+@pytest.fixture
+def sink(make_sink):
+    return make_sink()
+
+
+@pytest.fixture
+def make_handler():
+    """Makes fastlog.SysLogHandlers that are closed after the test."""
+    handlers = []
+
+    def make(*args, cls=fastlog.SysLogHandler, **options):
+        handlers.append(cls(*args, **options))
+        return handlers[-1]
+
+    yield make
+    raise_exceptions, logging.raiseExceptions = logging.raiseExceptions, False
+    for handler in handlers:
+        handler.close(0.0)
+    logging.raiseExceptions = raise_exceptions
+
+
+@pytest.fixture
+def handler(make_handler, sink):
+    return make_handler(sink.path)
+
+
+def make_logger(*handlers, level=logging.DEBUG):
+    """A logger of its own, known to no other test."""
+    logger = logging.Logger("test", level)
+    for handler in handlers:
+        logger.addHandler(handler)
+    return logger
+
+
+@pytest.fixture
+def log(handler):
+    """A logger in front of `handler`."""
+    return make_logger(handler)
+
+
+@pytest.fixture
+def logger_for():
+    return make_logger
+
+
+@pytest.fixture
+def start_rsyslogd(directory):
+    """Makes private, running rsyslogds."""
+    if find_rsyslogd() is None:
+        if os.environ.get("CI") or os.geteuid() == 0:
+            pytest.fail("rsyslogd is not installed, and here it must be: run `make setup`")
+        pytest.skip("rsyslogd is not installed; as root, `make setup` installs it")
+    daemons = []
+
+    def start(**options):
+        daemons.append(Rsyslogd(directory, **options))
+        daemons[-1].start()
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.stop()
+
+
+@pytest.fixture
+def rsyslogd(start_rsyslogd):
+    return start_rsyslogd()
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs code in a new interpreter; it must succeed and say nothing on stderr."""
+
+    def run(code, *args, stderr="", returncode=0, options=()):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *options, "-c", code, *map(str, args)],
+            capture_output=True, text=True, timeout=2 * PATIENCE, cwd=tmp_path)
+        if isinstance(stderr, str):
+            assert done.stderr == stderr
+        else:
+            assert stderr.search(done.stderr), done.stderr
+        assert done.returncode == returncode, done
+        return done.stdout
+
+    return run
+
+
+def find_writers():
+    """The ids of this process's threads named fastlog-writer."""
+    threads = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            if (task / "comm").read_text() == "fastlog-writer\n":
+                threads.append(task.name)
+        except FileNotFoundError:  # ended meanwhile
+            pass
+    return threads
+
+
+def read_status(thread, field):
+    """A field of proc(5)'s status file of one of this process's threads."""
+    for line in Path(f"/proc/self/task/{thread}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return value.strip()
+    raise LookupError(field)
+
+
+@pytest.fixture
+def threads():
+    """Tells about the writer threads of this process."""
+
+    class Threads:
+        find = staticmethod(find_writers)
+        status = staticmethod(read_status)
+
+        @staticmethod
+        def is_waiting(thread):
+            return read_status(thread, "State").startswith("S")
+
+    return Threads
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The source tree that these tests are part of."""
+    return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def gcc():
+    program = shutil.which("gcc")
+    assert program, "gcc is needed to build the package and these tests"
+    return program

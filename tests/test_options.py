@@ -1,0 +1,69 @@
+"""Bad constructor arguments: the error comes at once and names the argument."""
+import mmap
+import socket
+
+import pytest
+
+import fastlog
+
+
+@pytest.mark.parametrize("options, error, words", [
+    ({"address": 7}, TypeError, "address.*str or os.PathLike"),
+    ({"address": b"/dev/log"}, TypeError, "address"),
+    ({"address": ""}, ValueError, "address must not be empty"),
+    ({"address": "/" + 107 * "x"}, ValueError, "address must be at most 107 bytes"),
+    ({"address": "\0" + 108 * "x"}, ValueError, "address must be at most 108 bytes"),
+    ({"address": "/" + 54 * "\u00e9"}, ValueError, "has 109"),
+    ({"address": "/a\0b"}, ValueError, "address must not contain a NUL"),
+    ({"facility": "nonsense"}, ValueError, "facility.*local0.*'nonsense'"),
+    ({"facility": 24}, ValueError, "facility.*0 to 23"),
+    ({"facility": -1}, ValueError, "facility"),
+    ({"facility": 1.0}, TypeError, "facility.*float"),
+    ({"facility": True}, TypeError, "facility"),
+    ({"socktype": socket.SOCK_RAW}, ValueError, "socktype.*SOCK_DGRAM"),
+    ({"socktype": "stream"}, ValueError, "socktype"),
+    ({"timeout": -1}, ValueError, "timeout"),
+    ({"timeout": "1"}, TypeError, "timeout"),
+    ({"protocol": "rfc0"}, ValueError, "protocol.*'stdlib'"),
+    ({"protocol": None}, TypeError, "protocol"),
+    ({"ident": b"tag"}, TypeError, "ident"),
+    ({"append_nul": 1}, TypeError, "append_nul"),
+    ({"capacity": 3 * mmap.PAGESIZE}, ValueError, "capacity.*power of two"),
+    ({"capacity": mmap.PAGESIZE // 2}, ValueError, "capacity.*power of two"),
+    ({"capacity": 1 << 31}, ValueError, "capacity"),
+    ({"capacity": 0}, ValueError, "capacity"),
+    ({"capacity": -4096}, ValueError, "capacity"),
+    ({"capacity": 4096.0}, TypeError, "capacity"),
+    ({"capacity": True}, TypeError, "capacity"),
+    ({"overflow": "wait"}, ValueError, "overflow.*'block'.*'drop_new'"),
+    ({"overflow": 1}, TypeError, "overflow"),
+    ({"block_timeout": -0.1}, ValueError, "block_timeout"),
+    ({"block_timeout": float("inf")}, ValueError, "block_timeout"),
+    ({"block_timeout": float("nan")}, ValueError, "block_timeout"),
+    ({"block_timeout": None}, TypeError, "block_timeout"),
+    ({"linger": "2ms"}, TypeError, "linger"),
+    ({"linger": -1}, ValueError, "linger"),
+    ({"urgent_level": "LOUD"}, ValueError, "urgent_level.*'LOUD'"),
+    ({"urgent_level": None}, TypeError, "urgent_level"),
+    ({"close_timeout": True}, TypeError, "close_timeout"),
+    ({"close_timeout": 1e12}, ValueError, "close_timeout"),
+    ({"no_such_option": 1}, TypeError, "no_such_option"),
+], ids=lambda value: repr(value)[:40] if isinstance(value, dict) else "")
+def test_bad_argument(options, error, words):
+    with pytest.raises(error, match=words):
+        fastlog.SysLogHandler(**{"address": "/nowhere", **options})
+
+
+@pytest.mark.parametrize("call", ["flush", "close"])
+def test_bad_timeout(handler, call):
+    with pytest.raises(TypeError, match="timeout"):
+        getattr(handler, call)("soon")
+
+
+def test_urgent_level_by_name(make_handler):
+    assert make_handler("/nowhere", urgent_level="WARNING").urgent_level == 30
+
+
+def test_longest_paths_are_accepted(make_handler):
+    make_handler("/" + 106 * "x")
+    make_handler("\0" + 107 * "x")
