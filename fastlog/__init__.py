@@ -5,12 +5,12 @@ record's bytes go into a ring buffer, and a native thread sends them.
 """
 try:
     from fastlog._core import Stats
-except ImportError as error:  # the source tree shadows the installed package
+except ImportError as _error:  # the source tree shadows the installed package
     raise ImportError(
-        f"fastlog's native part did not load ({error}). In a source tree, install the package "
+        f"fastlog's native part did not load ({_error}). In a source tree, install the package "
         "(`pip install .`) and run from another directory, or build it in place "
         "(`python setup.py build_ext --inplace`)."
-    ) from error
+    ) from _error
 
 from fastlog.handlers import SysLogHandler
 

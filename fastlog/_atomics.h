@@ -53,14 +53,17 @@ static inline void store_seq_cst(atomic_u64 *object, uint64_t value)
     atomic_store_explicit(object, value, memory_order_seq_cst);
 }
 
-static inline uint64_t exchange_seq_cst(atomic_u64 *object, uint64_t value)
-{
-    return atomic_exchange_explicit(object, value, memory_order_seq_cst);
-}
-
 static inline uint64_t add_relaxed(atomic_u64 *object, uint64_t value)
 {
     return atomic_fetch_add_explicit(object, value, memory_order_relaxed);
+}
+
+/* Fails only if *object != *expected; then *expected is reloaded. */
+static inline int cas_seq_cst(atomic_u64 *object, uint64_t *expected,
+                              uint64_t desired)
+{
+    return atomic_compare_exchange_strong_explicit(
+        object, expected, desired, memory_order_seq_cst, memory_order_seq_cst);
 }
 
 /* Weak: may fail although *object == *expected; then *expected is reloaded. */

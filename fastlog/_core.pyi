@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from typing_extensions import Self, disjoint_base
+
 class Stats(NamedTuple):
     submitted: int
     accepted: int
@@ -18,16 +20,17 @@ class Stats(NamedTuple):
     wakeups: int
     stalled: bool
 
+@disjoint_base
 class Engine:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         paths: Sequence[bytes],
         socktype: int,
         capacity: int,
         block: bool,
         block_timeout: float,
         linger: float,
-    ) -> None: ...
+    ) -> Self: ...
     def submit(
         self,
         priority: int,

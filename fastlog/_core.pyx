@@ -58,7 +58,7 @@ for _field, _doc in {
     "send_errors": "Failed connects and sends; waiting for a slow daemon is none.",
     "last_errno": "The errno of the last of them; 0: none yet.",
     "wakeups": "Wake-up calls that logging threads made.",
-    "stalled": "Whether the daemon takes nothing and records that find no room are dropped at once.",
+    "stalled": "Whether the daemon takes nothing, so that records without room are dropped.",
 }.items():
     getattr(Stats, _field).__doc__ = _doc
 
@@ -218,9 +218,9 @@ cdef class Engine:
         cdef char *out
         cdef int error
         head.size = 0
-        kept_message = view_utf8(message, &body)
+        _message = view_utf8(message, &body)
         if prefix:
-            kept_prefix = view_utf8(prefix, &head)
+            _prefix = view_utf8(prefix, &head)
         self.ensure_ours()
 
         size = pri_size + head.size + body.size + append_nul

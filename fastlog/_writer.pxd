@@ -21,15 +21,17 @@ that the writer wakes nobody before there is something to wake up for:
 from libc.errno cimport ETIMEDOUT, errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap,
+                         munmap)
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
-from fastlog._atomics cimport (add_relaxed, exchange_seq_cst, line_u64, load_acquire,
+from fastlog._atomics cimport (add_relaxed, cas_seq_cst, line_u64, load_acquire,
                                load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
 from fastlog._counters cimport Counters, count_owned
-from fastlog._ring cimport (LENGTH_MASK, SHORTENED, Ring, record_bytes, record_span, ring_at, ring_create,
-                            ring_destroy, ring_is_ready, ring_peek, ring_release, ring_used)
+from fastlog._ring cimport (LENGTH_MASK, SHORTENED, Ring, record_bytes, record_span, ring_at,
+                            ring_create, ring_destroy, ring_is_ready, ring_peek, ring_release,
+                            ring_used)
 from fastlog._transport cimport (RECONNECT, TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
                                  Outcome, Transport, transport_close, transport_connect,
                                  transport_init, transport_outcome, transport_send,
@@ -43,8 +45,8 @@ cdef extern from "<pthread.h>" nogil:
         pass
     ctypedef struct pthread_condattr_t:
         pass
-    int pthread_create(pthread_t *thread, const void *attributes, void *(*entry)(void *) noexcept nogil,
-                       void *argument) noexcept
+    int pthread_create(pthread_t *thread, const void *attributes,
+                       void *(*entry)(void *) noexcept nogil, void *argument) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
     int pthread_setname_np(pthread_t thread, const char *name) noexcept
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
@@ -53,7 +55,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_condattr_init(pthread_condattr_t *attributes) noexcept
     int pthread_condattr_setclock(pthread_condattr_t *attributes, int clock) noexcept
     int pthread_condattr_destroy(pthread_condattr_t *attributes) noexcept
-    int pthread_cond_init(pthread_cond_t *condition, const pthread_condattr_t *attributes) noexcept
+    int pthread_cond_init(pthread_cond_t *condition,
+                          const pthread_condattr_t *attributes) noexcept
     int pthread_cond_broadcast(pthread_cond_t *condition) noexcept
     int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex,
                                const timespec *deadline) noexcept
@@ -155,24 +158,26 @@ cdef inline void writer_wake(Writer *writer) noexcept nogil:
 
 
 cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
-    """Tell the writer of a committed record. Any thread. Returns 0, or the errno that kept it from starting.
+    """Tell the writer of a committed record. Any thread.
+
+    Returns 0, or the errno that kept the thread from starting.
 
     `at_once`: do not leave it to the writer's next look (an urgent record, a
     ring more than half full, somebody who waits).
     """
     cdef uint64_t state = load_seq_cst(&writer.state.value)     # S1 pairs with S2
-    if state == AWAKE or (state == LINGERING and not at_once):
-        return 0
-    if state == STOPPED:
-        return writer_start(writer)
-    # One producer makes the call; the others see AWAKE and go on.
-    if exchange_seq_cst(&writer.state.value, AWAKE) != AWAKE:
-        add_relaxed(&writer.counters.wakeups, 1)
-        writer_wake(writer)
-    return 0
+    while state == SLEEPING or (state == LINGERING and at_once):
+        # One producer makes the call; the others see AWAKE and go on. Not a
+        # plain exchange: a writer that has STOPPED meanwhile must stay so.
+        if cas_seq_cst(&writer.state.value, &state, AWAKE):
+            add_relaxed(&writer.counters.wakeups, 1)
+            writer_wake(writer)
+            return 0
+    return writer_start(writer) if state == STOPPED else 0
 
 
-cdef inline void writer_await_tail(Writer *writer, uint64_t wanted, uint64_t timeout) noexcept nogil:
+cdef inline void writer_await_tail(Writer *writer, uint64_t wanted,
+                                   uint64_t timeout) noexcept nogil:
     """Wait until the ring's tail has reached `wanted`, at most `timeout` ns. Any thread."""
     cdef timespec deadline = to_timespec(monotonic_ns() + timeout)
     pthread_mutex_lock(&writer.progress_lock)

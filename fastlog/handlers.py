@@ -75,8 +75,9 @@ class SysLogHandler(logging.handlers.SysLogHandler):
             paths: tuple[str, ...] = _options.DEFAULT_PATHS
         else:
             paths = (_options.socket_path(address),)
-        self.facility = _options.facility(facility, self.facility_names)
-        self.socktype = _options.socktype(socktype)
+        # Wider than typeshed's types: the standard library takes names and None as well.
+        self.facility = _options.facility(facility, self.facility_names)  # type: ignore[assignment]
+        self.socktype = _options.socktype(socktype)  # type: ignore[assignment]
         self.timeout = None if timeout is None else _options.seconds("timeout", timeout)
         self.protocol = _options.choice("protocol", protocol, ("stdlib",))
         _options.optional("ident", ident, str)
@@ -124,7 +125,7 @@ class SysLogHandler(logging.handlers.SysLogHandler):
                 self._format(record),
                 self.ident,
                 self.append_nul,
-                record.levelno >= self.urgent_level,
+                (record.levelno or 0) >= self.urgent_level,  # makeLogRecord's has none
             )
         except Exception:
             self.handleError(record)
@@ -140,7 +141,7 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         finally:
             self.release()
 
-    def flush(self, timeout: float | None = None) -> bool:
+    def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """Wait until every record accepted before the call was handed to the kernel.
 
         timeout: seconds, None: close_timeout. Returns False if it passed first.

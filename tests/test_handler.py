@@ -7,8 +7,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import fastlog
 
@@ -233,6 +232,12 @@ def test_default_addresses(monkeypatch, make_handler, make_sink, directory, logg
     first = make_sink(paths[0])
     logger_for(make_handler()).info("preferred")
     assert first.take_one() == b"<14>preferred\0"
+
+
+def test_record_without_a_level(handler, sink):
+    """logging.makeLogRecord leaves out what it is not given; the standard library sends that."""
+    handler.handle(logging.makeLogRecord({"msg": "x"}))
+    assert sink.take_one() == b"<12>x\0"
 
 
 def test_gunicorn_style_construction(make_handler, sink, logger_for):

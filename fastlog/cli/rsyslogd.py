@@ -135,11 +135,11 @@ class Rsyslogd:
 
     def wait_for_lines(self, count: int, timeout: float = 60) -> None:
         """Wait until `server_log` has at least `count` lines."""
-        seen = _LineCount(self.server_log)
+        seen = LineCount(self.server_log)
         wait_until(lambda: seen.update() >= count, timeout, f"{count} lines in {self.server_log}")
 
 
-class _LineCount:
+class LineCount:
     """Counts the lines of a growing file, reading each byte once."""
 
     def __init__(self, path: Path) -> None:

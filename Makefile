@@ -1,0 +1,83 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+#
+# They need gcc, make, Python with its headers, and a package index. What is
+# demonstrated and tested is what users run: the sdist, installed in $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+bin = $(VENV)/bin
+sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE \
+          $(shell find fastlog -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \
+                       -o -name '*.h' -o -name py.typed)
+
+.PHONY: help demo test bench lint sdist daemons setup clean
+
+help:
+	@echo 'make demo    build, then log 200,000 records through a real rsyslogd and show them'
+	@echo 'make test    the whole test suite, against the installed sdist'
+	@echo 'make bench   the benchmarks (about four minutes); BENCH_ARGS=--quick for a look'
+	@echo 'make lint    ruff, cython-lint, mypy, stubtest'
+	@echo 'make sdist   the source distribution, in dist/'
+	@echo 'make setup   everything that the others need, daemons included'
+	@echo 'make clean   remove what was built'
+	@echo 'PYTHON=python3.13 VENV=.venv-3.13 choose another interpreter'
+
+demo: $(VENV)/installed daemons
+	$(bin)/python -m fastlog demo
+
+test: $(VENV)/installed $(VENV)/tools-test daemons
+	$(bin)/pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed $(VENV)/tools-test $(VENV)/tools-bench daemons
+	$(bin)/pytest -c bench/pytest.ini --rootdir=bench bench $(BENCH_ARGS)
+
+lint: $(VENV)/installed $(VENV)/tools-lint
+	$(bin)/ruff check .
+	$(bin)/cython-lint fastlog tests/native
+	$(bin)/mypy
+	cd $(VENV) && bin/python -m mypy.stubtest fastlog --ignore-missing-stub
+
+sdist: $(VENV)/sdist
+
+setup: $(VENV)/installed $(VENV)/tools-test $(VENV)/tools-lint daemons
+
+clean:
+	rm -rf .venv* dist build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what they are made of -----------------------------------------------------------------------
+
+# A fresh environment's pip may be too old for dependency groups (25.1). Debian
+# keeps the venv module's other half in a package of its own.
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV) || { test "$$(id -u)" = 0 && apt-get update -qq && \
+	    apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }
+	$(bin)/pip install -q --upgrade pip build
+	@touch $@
+
+$(VENV)/tools-%: $(VENV)/created pyproject.toml
+	$(bin)/pip install -q --group $*
+	@touch $@
+
+$(VENV)/sdist: $(VENV)/created $(sources)
+	$(bin)/python -m build --sdist --outdir $(VENV)/dist . > $(VENV)/sdist.log 2>&1 || \
+	    { cat $(VENV)/sdist.log; exit 1; }
+	mkdir -p dist && cp $(VENV)/dist/*.tar.gz dist/
+	@touch $@
+
+$(VENV)/installed: $(VENV)/sdist
+	$(bin)/pip install -q --force-reinstall --no-deps $(VENV)/dist/*.tar.gz
+	@touch $@
+
+daemons:
+	@PATH="$$PATH:/usr/sbin:/lib/systemd:/usr/lib/systemd"; missing=; \
+	command -v rsyslogd > /dev/null || missing=rsyslog; \
+	command -v systemd-journald > /dev/null || missing="$$missing systemd"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $$missing > /dev/null; \
+	elif [ -n "$$missing" ]; then \
+	    echo "not installed, and only root could: $$missing; some tests will be skipped"; \
+	fi

@@ -1,0 +1,186 @@
+"""python -m fastlog demo: log at full speed through a real rsyslogd, and show what arrived."""
+from __future__ import annotations
+
+import logging
+import logging.config
+import logging.handlers
+import sys
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import fastlog
+from fastlog.cli.measure import percentile, time_paced
+from fastlog.cli.receiver import Receiver
+from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+_PACED_RATE = 10_000  # records a second
+_SEGMENTS = 5  # of each handler in turn, so that the machine's moods hit both alike
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo", help="log at full speed through rsyslogd and show what arrived",
+        description="Starts a private rsyslogd (or, without one, a small receiver), logs to it "
+                    "from several threads and checks the file it writes. Touches nothing of the "
+                    "machine's own syslog.")
+    parser.add_argument("--records", type=_positive, default=200_000, metavar="N",
+                        help="records to log in all (default: %(default)s)")
+    parser.add_argument("--threads", type=_positive, default=4, metavar="N",
+                        help="threads that log (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0 if every record arrived, in order, else 1."""
+    with tempfile.TemporaryDirectory(prefix="fastlog-") as directory, _start(directory) as daemon:
+        complete = _log_and_show(daemon, options.threads, options.records)
+        _compare(daemon, min(options.records, 20_000))
+    return 0 if complete else 1
+
+
+def _start(directory: str) -> Rsyslogd | Receiver:
+    program = find_rsyslogd()
+    if program is None:
+        print("rsyslogd is not installed: a small receiver takes its place")
+        return Receiver(directory)
+    print(f"a private {program}: facility local0 and tag ServerLog go to a file of their own")
+    return Rsyslogd(directory)
+
+
+def _configure(name: str, class_name: str, address: str) -> logging.Logger:
+    """A logger set up as programs do it: by dictConfig."""
+    logging.config.dictConfig({
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {name: {"class": class_name, "address": address, "facility": "local0"}},
+        "loggers": {name: {"handlers": [name], "level": "INFO", "propagate": False}},
+    })
+    logger = logging.getLogger(name)
+    handler = logger.handlers[0]
+    assert isinstance(handler, logging.handlers.SysLogHandler)
+    handler.ident = "ServerLog: "
+    return logger
+
+
+def _log_and_show(daemon: Rsyslogd | Receiver, threads: int, records: int) -> bool:
+    logger = _configure("demo", "fastlog.SysLogHandler", daemon.socket)
+    handler = logger.handlers[0]
+    assert isinstance(handler, fastlog.SysLogHandler)
+    shares = [records // threads + (n < records % threads) for n in range(threads)]
+
+    def work(thread: int) -> None:
+        for i in range(shares[thread]):
+            logger.info("thread %d record %d", thread, i)
+
+    arrived = LineCount(daemon.server_log)
+    start = time.perf_counter()
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    _show_progress(lambda: handler.stats().submitted, arrived, records)
+    for worker in workers:
+        worker.join()
+    took = time.perf_counter() - start
+    handler.close()
+
+    lines = daemon.server_log.read_text().splitlines()
+    problem = _check(lines, shares)
+    print(f"{len(lines):,} of {records:,} records from {threads} threads are in the file after "
+          f"{took:.2f} s ({records / took:,.0f}/s); order of each thread: {problem or 'kept'}")
+    stats = handler.stats()
+    print(f"stats: submitted {stats.submitted:,} = accepted {stats.accepted:,} + dropped "
+          f"{stats.dropped:,}; accepted = sent {stats.sent:,} + discarded {stats.discarded:,} + "
+          f"pending {stats.pending:,}; wake-up calls {stats.wakeups:,}")
+    print("the file's last lines:")
+    for line in lines[-3:]:
+        print(f"    {line}")
+    return problem is None
+
+
+def _show_progress(submitted: Callable[[], int], arrived: LineCount, records: int) -> None:
+    """A line with the records logged and arrived, until all are there or nothing moves."""
+    interactive = sys.stdout.isatty()
+    seen, deadline = -1, time.monotonic() + 10
+    while seen < records and time.monotonic() < deadline:
+        time.sleep(0.1 if interactive else 0.01)
+        before, seen = seen, arrived.update()
+        if seen > before:
+            deadline = time.monotonic() + 10
+        if interactive:
+            bar = "#" * (40 * seen // records)
+            print(f"\r[{bar:<40}] logged {submitted():>9,}  arrived {seen:>9,}", end="", flush=True)
+    if interactive:
+        print()
+
+
+def _check(lines: list[str], shares: list[int]) -> str | None:
+    """What is wrong with the lines; None: each thread's records are all there, in order."""
+    next_record = [0] * len(shares)
+    for line in lines:
+        words = line.split()
+        thread, record = int(words[1]), int(words[3])
+        if record != next_record[thread]:
+            return f"thread {thread}: {record} came where {next_record[thread]} was due"
+        next_record[thread] += 1
+    if next_record != shares:
+        return f"missing: {sum(shares) - sum(next_record)}"
+    return None
+
+
+def _compare(daemon: Rsyslogd | Receiver, count: int) -> None:
+    """A line each for the standard library's handler and ours, measured in turns."""
+    names = ("logging.handlers.SysLogHandler", "fastlog.SysLogHandler")
+    loggers = {name: _configure(name, name, daemon.socket) for name in names}
+    calls: dict[str, Callable[[int], object]] = {
+        name: lambda i, log=logger: log.info("call some_func %d from %s", i, "demo")  # type: ignore[misc]
+        for name, logger in loggers.items()}
+    durations: dict[str, list[int]] = {name: [] for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    for _ in range(_SEGMENTS):
+        for name in names:
+            share = max(1, count // _SEGMENTS)
+            durations[name] += time_paced(calls[name], share, _PACED_RATE)
+            seconds[name] += _time_tight(calls[name], share, daemon.server_log)
+    print(f"a call, in µs, at {_PACED_RATE:,} records/s; records/s in a tight loop, "
+          "until all are in the file:")
+    print(f"    {'':32}{'p50':>9}{'p99':>9}{'p99.9':>9}{'worst':>9}{'records/s':>12}")
+    for name in names:
+        columns = [percentile(durations[name], p) / 1000 for p in (50, 99, 99.9, 100)]
+        print(f"    {name:32}" + "".join(f"{value:9.1f}" for value in columns)
+              + f"{len(durations[name]) / seconds[name]:12,.0f}")
+        loggers[name].handlers[0].close()
+
+
+def _time_tight(call: Callable[[int], object], count: int, file: Path) -> float:
+    """Seconds from the first of `count` calls until the file has all their lines."""
+    _settle(file)
+    arrived = LineCount(file)
+    goal = arrived.update() + count
+    start = time.perf_counter()
+    for i in range(count):
+        call(i)
+    while arrived.update() < goal and time.perf_counter() - start < 30:
+        time.sleep(0.001)
+    return time.perf_counter() - start
+
+
+def _settle(file: Path) -> None:
+    """Wait until the daemon has written what came before."""
+    size = -1
+    while size != (size := file.stat().st_size):
+        time.sleep(0.1)

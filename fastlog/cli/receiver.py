@@ -1,0 +1,51 @@
+"""A stand-in for rsyslogd where none is installed: writes each datagram as a line to a file.
+
+It runs in a process of its own, as a daemon does: `python receiver.py SOCKET FILE`.
+"""
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+
+def receive(path: str, file: str) -> None:
+    """Write the text behind `<PRI>TAG: ` of each datagram to the file, until terminated."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(path)
+    print("listening", flush=True)
+    header = re.compile(rb"<\d+>(?:\w+: )?")
+    with open(file, "wb", buffering=0) as output:
+        while True:
+            datagram = listener.recv(1 << 16)
+            output.write(header.sub(b"", datagram.rstrip(b"\0"), count=1) + b"\n")
+
+
+class Receiver:
+    """The process as a context manager; `socket` and `server_log` as those of Rsyslogd."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.socket = str(Path(directory) / "log")
+        self.server_log = Path(directory) / "server.log"
+
+    def __enter__(self) -> Receiver:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, self.socket, str(self.server_log)], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        if not self.process.stdout.readline():
+            raise RuntimeError("the receiver did not start")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.terminate()
+        self.process.communicate()
+
+
+if __name__ == "__main__":
+    receive(*sys.argv[1:])

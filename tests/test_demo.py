@@ -1,0 +1,69 @@
+"""python -m fastlog demo, as `make demo` runs it but shorter."""
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fastlog.__main__ import main
+from fastlog.cli import demo
+from fastlog.cli.measure import percentile, time_paced
+
+
+def check_output(text):
+    assert "3,000 of 3,000 records from 4 threads are in the file" in text
+    assert "order of each thread: kept" in text
+    assert "submitted 3,000 = accepted 3,000 + dropped 0" in text
+    assert len(re.findall(r"^    thread \d record \d+$", text, re.MULTILINE)) == 3
+    for name in ("logging.handlers.SysLogHandler", "fastlog.SysLogHandler"):
+        assert re.search(rf"^    {name} +([\d.]+ +){{4}}[\d,]+$", text, re.MULTILINE)
+
+
+def test_with_rsyslogd(start_rsyslogd, tmp_path):
+    """The command as a user calls it. (The fixture: rsyslogd has to be there.)"""
+    done = subprocess.run([sys.executable, "-m", "fastlog", "demo", "--records", "3000"],
+                          capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert done.stderr == "" and done.returncode == 0
+    assert "rsyslogd: facility local0 and tag ServerLog" in done.stdout
+    check_output(done.stdout)
+
+
+def test_without_rsyslogd(monkeypatch, capfd):
+    """Where rsyslogd is missing a small receiver takes its place, and the demo says so."""
+    monkeypatch.setattr(demo, "find_rsyslogd", lambda: None)
+    assert main(["demo", "--records", "3000"]) == 0
+    output = capfd.readouterr().out
+    assert "rsyslogd is not installed" in output
+    check_output(output)
+
+
+@pytest.mark.parametrize("lines, problem", [
+    (["thread 0 record 0", "thread 1 record 0", "thread 0 record 1"], None),
+    (["thread 0 record 1", "thread 0 record 0", "thread 1 record 0"], "1 came where 0 was due"),
+    (["thread 0 record 0", "thread 0 record 0", "thread 1 record 0"], "0 came where 1 was due"),
+    (["thread 0 record 0", "thread 1 record 0"], "missing: 1"),
+])
+def test_check_finds_what_is_wrong(lines, problem):
+    found = demo._check(lines, [2, 1])
+    assert found is None if problem is None else problem in found
+
+
+@pytest.mark.parametrize("arguments", [[], ["demo", "--records", "0"], ["demo", "--threads", "x"],
+                                       ["nonsense"]])
+def test_bad_command_line(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: fastlog" in capsys.readouterr().err
+
+
+def test_percentile_is_the_nearest_rank():
+    durations = list(range(1000, 0, -1))
+    assert [percentile(durations, p) for p in (50, 99, 99.9, 100)] == [500, 990, 999, 1000]
+    assert percentile([7], 50) == 7
+
+
+def test_time_paced_calls_in_order():
+    calls = []
+    assert len(time_paced(calls.append, 20, 1e6)) == 20
+    assert calls == list(range(20))
