@@ -34,9 +34,10 @@ bench: $(VENV)/installed $(VENV)/tools-test $(VENV)/tools-bench daemons
 	$(bin)/pytest -c bench/pytest.ini --rootdir=bench bench $(BENCH_ARGS)
 
 lint: $(VENV)/installed $(VENV)/tools-lint
-	$(bin)/ruff check .
-	$(bin)/cython-lint fastlog tests/native
-	$(bin)/mypy
+	PATH="$(abspath $(bin)):$$PATH"; set -e; \
+	ruff check .; \
+	cython-lint fastlog tests/native; \
+	mypy
 	cd $(VENV) && bin/python -m mypy.stubtest fastlog --ignore-missing-stub
 
 sdist: $(VENV)/sdist

@@ -10,11 +10,12 @@ if not sys.platform.startswith("linux"):
 
 setup(ext_modules=[
     Extension(
-        "fastlog._core",
-        ["fastlog/_core.pyx"],
+        f"fastlog.{name}",
+        [f"fastlog/{name}.pyx"],
         include_dirs=["fastlog"],
         depends=glob("fastlog/*.h") + glob("fastlog/*.pxd"),
         extra_compile_args=["-std=gnu11", "-pthread"],
         extra_link_args=["-pthread"],
-    ),
+    )
+    for name in ("_core", "_emit")
 ])

@@ -126,6 +126,15 @@ cdef object view_utf8(object text, Text *view):
     return text
 
 
+cdef void shorten(Text *head, Text *body, size_t room) noexcept nogil:
+    """Shorten the message, and if need be its prefix, to `room` bytes."""
+    if head.size > room:
+        head.size = frame_utf8_floor(head.data, room)
+    room -= head.size
+    if body.size > room:
+        body.size = frame_utf8_floor(body.data, room)
+
+
 cdef class Engine:
     """One ring and one writer thread that sends to a unix socket.
 
@@ -138,15 +147,6 @@ cdef class Engine:
     block_timeout: seconds without progress after which it is dropped and the engine is stalled.
     linger: seconds of the writer's first look-again interval; 0: none.
     """
-    cdef Writer *writer
-    cdef uint64_t generation          # the process that `writer` belongs to
-    cdef tuple paths
-    cdef int socktype
-    cdef uint64_t capacity
-    cdef bint block
-    cdef uint64_t block_timeout       # ns
-    cdef uint64_t linger              # ns
-
     def __cinit__(self, paths, int socktype, uint64_t capacity, bint block,
                   double block_timeout, double linger):
         self.paths = tuple(paths)
@@ -207,6 +207,11 @@ cdef class Engine:
         Raises TypeError or ValueError for arguments no record can be made of,
         OSError if the writer thread cannot be started (the record is kept).
         """
+        return self.put(priority, message, prefix, append_nul, urgent)
+
+    cdef bint put(self, object priority, object message, object prefix, bint append_nul,
+                  bint urgent) except -1:
+        """submit(), for native callers."""
         cdef uint32_t pri = priority
         cdef bint privileged = pri % 8 <= WARNING_SEVERITY
         cdef Text head, body
@@ -225,7 +230,7 @@ cdef class Engine:
 
         size = pri_size + head.size + body.size + append_nul
         if size > self.writer.ring.max_length:
-            self.fit(&head, &body, self.writer.ring.max_length - pri_size - append_nul)
+            shorten(&head, &body, self.writer.ring.max_length - pri_size - append_nul)
             size = pri_size + head.size + body.size + append_nul
             add_relaxed(&self.writer.counters.truncated, 1)
             flags = SHORTENED
@@ -250,14 +255,6 @@ cdef class Engine:
         if error:
             raise OSError(error, "cannot start the writer thread")
         return True
-
-    cdef void fit(self, Text *head, Text *body, size_t room) noexcept:
-        """Shorten the message, and if need be its prefix, to `room` bytes."""
-        if head.size > room:
-            head.size = frame_utf8_floor(head.data, room)
-        room -= head.size
-        if body.size > room:
-            body.size = frame_utf8_floor(body.data, room)
 
     cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL:
         """The ring is full: wait while the writer makes progress, as far as the policy says.

@@ -29,7 +29,7 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MA
                          MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap)
 
 from fastlog._atomics cimport (atomic_u64, cas_relaxed, line_u64, load_acquire, load_relaxed,
-                               load_seq_cst, store_seq_cst)
+                               load_seq_cst, store_relaxed, store_seq_cst)
 
 cdef extern from "<sys/mman.h>" nogil:
     int memfd_create(const char *name, unsigned int flags) noexcept
@@ -105,8 +105,8 @@ cdef inline int ring_create(Ring *ring, uint64_t capacity) noexcept nogil:
     ring.mask = capacity - 1
     ring.open_capacity = capacity - capacity // 8
     ring.max_length = capacity // 2 - RECORD_HEADER
-    store_seq_cst(&ring.head.value, 0)
-    store_seq_cst(&ring.tail.value, 0)
+    store_relaxed(&ring.head.value, 0)
+    store_relaxed(&ring.tail.value, 0)
     return 0
 
 

@@ -7,11 +7,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from fastlog import _options
+from fastlog import _emit, _options
 from fastlog._core import Engine, Stats
 
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Literal
 
 
 class SysLogHandler(logging.handlers.SysLogHandler):
@@ -103,43 +103,10 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         if append_nul is not None:
             self.append_nul = append_nul
 
-    def handle(self, record: logging.LogRecord) -> Any:
-        """Filter and emit, as the standard library does, but not under the handler's lock.
-
-        A subclass with an `emit` of its own may count on the lock, so it gets it.
-        """
-        if type(self).emit is not SysLogHandler.emit:
-            return super().handle(record)
-        passed = self.filter(record)
-        if isinstance(passed, logging.LogRecord):  # from 3.12 on a filter may replace it
-            record = passed
-        if passed:
-            self.emit(record)
-        return passed
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Format the record and put it into the ring. Errors go to handleError()."""
-        try:
-            self._engine.submit(
-                self.encodePriority(self.facility, self.mapPriority(record.levelname)),
-                self._format(record),
-                self.ident,
-                self.append_nul,
-                (record.levelno or 0) >= self.urgent_level,  # makeLogRecord's has none
-            )
-        except Exception:
-            self.handleError(record)
-
-    def _format(self, record: logging.LogRecord) -> str:
-        """format(), under the lock if the formatter might need it: only the stock one is known."""
-        if (self.formatter is None or type(self.formatter) is logging.Formatter) \
-                and type(self).format is logging.Handler.format:
-            return self.format(record)
-        self.acquire()
-        try:
-            return self.format(record)
-        finally:
-            self.release()
+    handle = _emit.handle
+    emit = _emit.emit
+    __setattr__ = _emit.set_attribute
+    __delattr__ = _emit.delete_attribute
 
     def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """Wait until every record accepted before the call was handed to the kernel.

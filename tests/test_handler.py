@@ -1,10 +1,12 @@
 """The handler as its users see it: the standard library's interface, and its bytes."""
+import collections
 import logging
 import logging.config
 import logging.handlers
 import socket
 import sys
 import threading
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -86,6 +88,27 @@ def test_facility_by_name_and_number(make_handler, sink, logger_for):
         handler = make_handler(sink.path, facility=facility)
         logger_for(handler).info("x")
         assert sink.take_one() == b"<134>x\0"
+
+
+def test_steps_may_be_replaced_at_any_time(handler, log, sink):
+    """On the instance or on the class, after records were logged: the next record sees it."""
+    log.info("x")
+    handler.format = lambda record: "by instance"
+    log.info("x")
+    del handler.format
+    log.info("x")
+    with mock.patch.object(fastlog.SysLogHandler, "mapPriority", lambda self, level: "emerg"):
+        log.info("x")
+    with mock.patch.object(logging.handlers.SysLogHandler, "append_nul", False):
+        log.info("x")
+    with mock.patch.object(logging.LogRecord, "getMessage", lambda self: "by record"):
+        log.info("x")
+    with mock.patch.object(fastlog.SysLogHandler, "emit", lambda self, record: None):
+        log.info("goes nowhere")
+    handler.priority_map = collections.defaultdict(lambda: "debug")
+    log.info("x")
+    assert sink.take(7) == [b"<14>x\0", b"<14>by instance\0", b"<14>x\0", b"<8>x\0", b"<14>x",
+                            b"<14>by record\0", b"<12>x\0"]
 
 
 def test_constructor_sets_ident_and_append_nul(make_handler, sink, logger_for):

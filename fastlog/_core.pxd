@@ -1,0 +1,23 @@
+"""Engine as other extension modules see it; _core.pyx explains."""
+from libc.stdint cimport uint64_t
+
+from fastlog._ring cimport Record
+from fastlog._writer cimport Writer
+
+
+cdef class Engine:
+    cdef Writer *writer
+    cdef uint64_t generation          # the process that `writer` belongs to
+    cdef tuple paths
+    cdef int socktype
+    cdef uint64_t capacity            # bytes
+    cdef bint block
+    cdef uint64_t block_timeout       # ns
+    cdef uint64_t linger              # ns
+
+    cdef Writer *new_writer(self) except NULL
+    cdef int ensure_ours(self) except -1
+    cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
+    cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL
+    cdef bint put(self, object priority, object message, object prefix, bint append_nul,
+                  bint urgent) except -1

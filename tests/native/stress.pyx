@@ -1,0 +1,383 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Native threads over the ring and the writer: the same inline code that `_core` compiles.
+
+test_sanitizers.py builds this module with a sanitizer and calls run_ring() and
+run_writer(). Every record's length and bytes follow from its producer and
+sequence number, so that whoever takes it out knows what it must be: nothing
+lost, doubled, out of order or changed goes unnoticed.
+"""
+import socket
+import struct
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from fastlog._atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
+from fastlog._ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
+                            ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
+                            ring_try_reserve)
+from fastlog._transport cimport SOCK_DGRAM, transport_add_path
+from fastlog._writer cimport (MILLISECOND, Writer, monotonic_ns, pthread_create, pthread_join,
+                              pthread_t, writer_await_tail, writer_create, writer_destroy,
+                              writer_notify, writer_stop)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield() noexcept
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
+
+cdef enum:
+    MAX_PRODUCERS = 16
+    SHORT_LENGTH = 64             # most records are at most this long, as most messages are
+    # A sanitizer on a busy machine is slow, but no step takes this long.
+    STUCK_SECONDS = 10
+
+cdef enum Failure:
+    NONE
+    NO_THREAD
+    STUCK
+    MISSED_WAKEUP
+    FOREIGN_RECORD
+    WRONG_LENGTH
+    WRONG_BYTES
+    BAD_SUMS
+
+FAILURES = {
+    NO_THREAD: "a thread could not be started",
+    STUCK: f"no record came for {STUCK_SECONDS} s",
+    MISSED_WAKEUP: f"a record or its producer slept for {STUCK_SECONDS} s: a wake-up is missing",
+    FOREIGN_RECORD: "a record came that no producer made",
+    WRONG_LENGTH: "a record has the wrong length: lost, doubled, out of order or cut",
+    WRONG_BYTES: "a record of the right length has the wrong bytes",
+    BAD_SUMS: "more records were counted sent and discarded than accepted",
+}
+
+ctypedef struct Producer:
+    Run *run
+    uint64_t number
+
+ctypedef struct Run:
+    # Constant while threads run:
+    Ring *ring
+    Writer *writer                # NULL: the ring alone
+    uint64_t producer_count
+    uint64_t records              # of each producer
+    bint paced                    # each record waits until the one before it is sent
+    int receiver_fd
+    Producer producers[MAX_PRODUCERS]
+    # The receiver's own until it is joined:
+    uint64_t received
+    uint64_t next_sequence[MAX_PRODUCERS]
+    # The driver's own:
+    pthread_t threads[MAX_PRODUCERS + 3]
+    int thread_count
+    # Shared:
+    atomic_u64 failure            # a Failure; the run is over
+    atomic_u64 finished           # 1: the receiver is done, for better or worse
+    atomic_u64 restarts
+    atomic_u64 flushes
+
+
+cdef void run_fail(Run *run, Failure failure) noexcept nogil:
+    if load_relaxed(&run.failure) == NONE:
+        store_seq_cst(&run.failure, failure)
+
+
+# --- what a record must be ---------------------------------------------------------------------
+
+cdef uint64_t seed_of(uint64_t producer, uint64_t sequence) noexcept nogil:
+    """A number that looks random: two multiplications with large odd constants, and shifts."""
+    cdef uint64_t seed = (sequence * MAX_PRODUCERS + producer + 1) * <uint64_t>0x9E3779B97F4A7C15
+    seed = (seed ^ (seed >> 29)) * <uint64_t>0xBF58476D1CE4E5B9
+    return seed ^ (seed >> 32)
+
+
+cdef size_t length_of(uint64_t seed, uint64_t longest) noexcept nogil:
+    """From 1 to `longest`; seven of eight are short."""
+    return <size_t>(1 + (seed >> 8) % (longest if seed % 8 == 0 else SHORT_LENGTH))
+
+
+cdef char byte_of(uint64_t seed, size_t index) noexcept nogil:
+    return <char>((seed >> (8 * (index % 8))) + index // 8)
+
+
+cdef void run_check(Run *run, const char *data, size_t length) noexcept nogil:
+    """Whether this is the next record of the producer that its first byte names. Receiver only."""
+    cdef uint64_t producer = <unsigned char>data[0]
+    cdef uint64_t seed
+    if length == 0 or producer >= run.producer_count:
+        run_fail(run, FOREIGN_RECORD)
+        return
+    seed = seed_of(producer, run.next_sequence[producer])
+    if length != length_of(seed, run.ring.max_length):
+        run_fail(run, WRONG_LENGTH)
+        return
+    for index in range(1, length):
+        if data[index] != byte_of(seed, index):
+            run_fail(run, WRONG_BYTES)
+            return
+    run.next_sequence[producer] += 1
+    run.received += 1
+
+
+# --- the threads -------------------------------------------------------------------------------
+
+cdef Record *producer_reserve(Run *run, size_t length, bint privileged,
+                              uint64_t *used) noexcept nogil:
+    """Reserve, waiting for room as Engine.await_room does. NULL: the run is over."""
+    cdef Record *record
+    cdef uint64_t tail
+    while not load_relaxed(&run.failure):
+        if run.writer == NULL:
+            record = ring_try_reserve(run.ring, length, privileged, used)
+            if record != NULL:
+                return record
+            sched_yield()
+            continue
+        tail = load_acquire(&run.ring.tail.value)
+        record = ring_try_reserve(run.ring, length, privileged, used)
+        if record != NULL:
+            return record
+        if writer_notify(run.writer, True) != 0:
+            run_fail(run, NO_THREAD)
+            return NULL
+        writer_await_tail(run.writer, tail + record_span(length), 10 * MILLISECOND)
+    return NULL
+
+
+cdef void producer_notify(Run *run, bint at_once) noexcept nogil:
+    cdef uint64_t target
+    if writer_notify(run.writer, at_once or run.paced) != 0:
+        run_fail(run, NO_THREAD)
+    elif run.paced:
+        # No second call: the one above must have been enough.
+        target = load_relaxed(&run.ring.head.value)
+        writer_await_tail(run.writer, target, STUCK_SECONDS * <uint64_t>1_000_000_000)
+        if load_acquire(&run.ring.tail.value) < target:
+            run_fail(run, MISSED_WAKEUP)
+
+
+cdef void *producer_main(void *argument) noexcept nogil:
+    cdef Producer *self = <Producer *>argument
+    cdef Run *run = self.run
+    cdef uint64_t sequence, seed, used = 0
+    cdef size_t length, index
+    cdef Record *record
+    for sequence in range(run.records):
+        seed = seed_of(self.number, sequence)
+        length = length_of(seed, run.ring.max_length)
+        record = producer_reserve(run, length, sequence % 4 == 0, &used)
+        if record == NULL:
+            break
+        record_bytes(record)[0] = <char>self.number
+        for index in range(1, length):
+            record_bytes(record)[index] = byte_of(seed, index)
+        if run.writer == NULL:
+            ring_commit(record, length, 0)
+        else:
+            add_relaxed(&run.writer.counters.accepted.value, 1)
+            ring_commit(record, length, 0)
+            producer_notify(run, sequence % 16 == 0 or used > run.ring.capacity // 2)
+    return NULL
+
+
+cdef void *consumer_main(void *argument) noexcept nogil:
+    """In the writer's place when the ring is alone: check what is committed, then release it."""
+    cdef Run *run = <Run *>argument
+    cdef uint64_t total = run.producer_count * run.records
+    cdef uint64_t tail, position = 0, word, last_progress = monotonic_ns()
+    while run.received < total and not load_relaxed(&run.failure):
+        tail = position
+        while position - tail < run.ring.capacity:
+            word = ring_peek(run.ring, position)
+            if word == 0:
+                break
+            run_check(run, record_bytes(ring_at(run.ring, position)), word & LENGTH_MASK)
+            position += record_span(word & LENGTH_MASK)
+        if position != tail:
+            ring_release(run.ring, position)
+            last_progress = monotonic_ns()
+        elif monotonic_ns() - last_progress > STUCK_SECONDS * <uint64_t>1_000_000_000:
+            run_fail(run, STUCK)
+        else:
+            sched_yield()
+    return NULL
+
+
+cdef void *receiver_main(void *argument) noexcept nogil:
+    """In the daemon's place: read datagrams until all have come, or none comes for too long."""
+    cdef Run *run = <Run *>argument
+    cdef uint64_t total = run.producer_count * run.records
+    cdef size_t size = run.ring.max_length + 1        # one more would show
+    cdef char *data = <char *>malloc(size)
+    cdef ssize_t length
+    while run.received < total and not load_relaxed(&run.failure):
+        length = recv(run.receiver_fd, data, size, 0) if data != NULL else -1
+        if length < 0:
+            run_fail(run, STUCK)              # the socket has a receive timeout
+        else:
+            run_check(run, data, <size_t>length)
+    free(data)
+    store_seq_cst(&run.finished, 1)
+    return NULL
+
+
+cdef void *restarter_main(void *argument) noexcept nogil:
+    """Stop the writer over and over; records and flushes start it again."""
+    cdef Run *run = <Run *>argument
+    while not load_acquire(&run.finished):
+        writer_await_tail(run.writer, load_acquire(&run.ring.tail.value) + 1, MILLISECOND)
+        writer_stop(run.writer)
+        add_relaxed(&run.restarts, 1)
+    return NULL
+
+
+cdef void *flusher_main(void *argument) noexcept nogil:
+    """Flush over and over, as Engine.flush does, and read the counters as Engine.stats does."""
+    cdef Run *run = <Run *>argument
+    cdef Writer *writer = run.writer
+    cdef uint64_t target, gone
+    while not load_acquire(&run.finished):
+        target = load_relaxed(&run.ring.head.value)
+        while load_acquire(&run.ring.tail.value) < target and not load_acquire(&run.finished):
+            if writer_notify(writer, True) != 0:
+                run_fail(run, NO_THREAD)
+            writer_await_tail(writer, target, 10 * MILLISECOND)
+        add_relaxed(&run.flushes, 1)
+        gone = (load_acquire(&writer.counters.sent.value)
+                + load_acquire(&writer.counters.discarded))
+        if gone > load_relaxed(&writer.counters.accepted.value):
+            run_fail(run, BAD_SUMS)
+        sched_yield()
+    return NULL
+
+
+# --- the driver --------------------------------------------------------------------------------
+
+cdef void run_start(Run *run, void *(*entry)(void *) noexcept nogil, void *argument) noexcept nogil:
+    if pthread_create(&run.threads[run.thread_count], NULL, entry, argument) == 0:
+        run.thread_count += 1
+    else:
+        run_fail(run, NO_THREAD)
+
+
+cdef void run_init(Run *run, Ring *ring, uint64_t producers, uint64_t records) noexcept nogil:
+    memset(run, 0, sizeof(Run))
+    run.ring = ring
+    run.producer_count = producers
+    run.records = records
+
+
+cdef void run_threads(Run *run, bint disturbed) noexcept nogil:
+    """Start them all, receiver first, and join them."""
+    cdef uint64_t number
+    run_start(run, consumer_main if run.writer == NULL else receiver_main, run)
+    if disturbed:
+        run_start(run, flusher_main, run)
+        run_start(run, restarter_main, run)
+    for number in range(run.producer_count):
+        run.producers[number].run = run
+        run.producers[number].number = number
+        run_start(run, producer_main, &run.producers[number])
+    for number in range(<uint64_t>run.thread_count):
+        pthread_join(run.threads[number], NULL)
+
+
+cdef bint ring_is_clean(Ring *ring) noexcept nogil:
+    """Empty, and free memory is all zeros."""
+    for index in range(ring.capacity):
+        if ring.memory[index] != 0:
+            return False
+    return load_relaxed(&ring.head.value) == load_relaxed(&ring.tail.value)
+
+
+cdef int raise_failure(Run *run) except -1:
+    cdef uint64_t failure = load_acquire(&run.failure)
+    if failure != NONE:
+        sequences = [run.next_sequence[i] for i in range(run.producer_count)]
+        raise RuntimeError(f"{FAILURES[failure]}; next sequence numbers expected: {sequences}")
+    if not ring_is_clean(run.ring):
+        raise RuntimeError("all records came, but the ring is not empty and zeroed")
+    return 0
+
+
+def check_arguments(producers):
+    if not 1 <= producers <= MAX_PRODUCERS:
+        raise ValueError(f"from 1 to {MAX_PRODUCERS} producers")
+
+
+def run_ring(uint64_t producers, uint64_t records, uint64_t capacity):
+    """The ring alone, without locks, sockets or sleep that could order what it must order itself.
+
+    Raises RuntimeError with the first thing that went wrong.
+    """
+    cdef Ring ring
+    cdef Run run
+    check_arguments(producers)
+    if ring_create(&ring, capacity) != 0:
+        raise OSError("ring_create failed")
+    try:
+        run_init(&run, &ring, producers, records)
+        with nogil:
+            run_threads(&run, False)
+        raise_failure(&run)
+    finally:
+        ring_destroy(&ring)
+
+
+cdef dict writer_counters(Run *run):
+    """What was counted, after a check that it is what happened."""
+    cdef Writer *writer = run.writer
+    cdef uint64_t total = run.producer_count * run.records
+    counters = {
+        "accepted": load_relaxed(&writer.counters.accepted.value),
+        "sent": load_relaxed(&writer.counters.sent.value),
+        "discarded": load_relaxed(&writer.counters.discarded),
+        "send_errors": load_relaxed(&writer.counters.send_errors),
+        "high_watermark": load_relaxed(&writer.counters.high_watermark),
+        "wakeups": load_relaxed(&writer.counters.wakeups),
+        "restarts": load_relaxed(&run.restarts),
+        "flushes": load_relaxed(&run.flushes),
+    }
+    if (counters["accepted"] != total or counters["sent"] != total or counters["discarded"]
+            or counters["send_errors"] or not 0 < counters["high_watermark"] <= run.ring.capacity):
+        raise RuntimeError(f"{total} records came, but the counters say {counters}")
+    return counters
+
+
+def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capacity,
+               uint64_t linger_ns, bint paced=False, bint disturbed=False):
+    """Producers, the real writer, and a receiver at a datagram socket that is bound to `path`.
+
+    paced: a producer waits until its record is sent before it makes the next,
+        and nobody calls twice: with one producer, a missed wake-up is the end.
+    disturbed: one more thread stops the writer over and over, and one flushes.
+
+    Returns the counters. Raises RuntimeError with the first thing that went wrong.
+    """
+    cdef Run run
+    cdef Writer *writer
+    check_arguments(producers)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO,
+                            struct.pack("ll", STUCK_SECONDS, 0))
+        writer = writer_create(capacity, linger_ns, SOCK_DGRAM)
+        if writer == NULL:
+            raise OSError("writer_create failed")
+        try:
+            transport_add_path(&writer.transport, path, len(path))
+            run_init(&run, &writer.ring, producers, records)
+            run.writer = writer
+            run.paced = paced
+            run.receiver_fd = receiver.fileno()
+            with nogil:
+                run_threads(&run, disturbed)
+                # The receiver may have a record before the writer has counted it.
+                writer_stop(writer)
+            raise_failure(&run)
+            return writer_counters(&run)
+        finally:
+            writer_destroy(writer)

@@ -1,0 +1,94 @@
+"""The ring and the writer under ThreadSanitizer, AddressSanitizer and UBSanitizer.
+
+tests/native/stress.pyx is built from a copy of the package's native sources,
+with a sanitizer, and run in an interpreter of its own. So that a clean run
+means something, each memory order is then weakened in turn: that must be seen.
+"""
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+CHECKS = {
+    "thread": (["-fsanitize=thread"], "libtsan.so",
+               {"TSAN_OPTIONS": "exitcode=66 report_signal_unsafe=0"}),
+    "address": (["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "libasan.so",
+                {"ASAN_OPTIONS": "detect_leaks=0"}),  # CPython keeps what it has until the end
+}
+
+RING = "stress.run_ring(4, 4000, 4096)"
+WRITER = """
+stress.run_writer(b"a", 4, 3000, 4096, 0)
+stress.run_writer(b"b", 4, 3000, 65536, 100_000)
+stress.run_writer(b"c", 1, 500, 4096, 0, paced=True)
+stress.run_writer(b"d", 3, 2000, 4096, 50_000, disturbed=True)
+"""
+
+
+def build(directory, repository, gcc, check, edit=None):
+    """Build the stress module in `directory`; `edit` is (file, old, new), one place exactly."""
+    package = directory / "fastlog"
+    package.mkdir()
+    for pattern in ("*.pxd", "*.h", "__init__.py"):
+        for source in (repository / "fastlog").glob(pattern):
+            shutil.copy(source, package)
+    if edit:
+        file, old, new = edit
+        text = (package / file).read_text()
+        assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {file}"
+        (package / file).write_text(text.replace(old, new))
+    shutil.copy(repository / "tests" / "native" / "stress.pyx", directory)
+    flags, library, environment = CHECKS[check]
+    for command in (
+            [sys.executable, "-m", "cython", "-3", "stress.pyx"],
+            [gcc, *flags, "-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-pthread", "-Ifastlog",
+             "-I" + sysconfig.get_path("include"), "stress.c", "-o", "stress.so"]):
+        subprocess.run(command, cwd=directory, check=True)
+    path = subprocess.run([gcc, "-print-file-name=" + library], capture_output=True, text=True,
+                          check=True).stdout.strip()
+    # Without address randomization: ThreadSanitizer's memory layout has no room for much of it.
+    return ["setarch", "--addr-no-randomize", "env", "LD_PRELOAD=" + path,
+            *(f"{name}={value}" for name, value in environment.items()),
+            sys.executable, "-c"], directory
+
+
+def run(built, code):
+    command, directory = built
+    for name in "abcd":
+        (directory / name).unlink(missing_ok=True)
+    return subprocess.run([*command, "import stress\n" + code], cwd=directory,
+                          capture_output=True, text=True, timeout=250)
+
+
+@pytest.fixture(scope="module", params=list(CHECKS))
+def sanitized(request, tmp_path_factory, repository):
+    gcc = shutil.which("gcc")
+    return build(tmp_path_factory.mktemp("s"), repository, gcc, request.param)
+
+
+@pytest.mark.parametrize("code", [RING, WRITER], ids=["ring", "writer"])
+def test_clean(sanitized, code):
+    """One-page and larger rings, native producers, restarts and flushes: nothing is reported."""
+    done = run(sanitized, code)
+    assert done.stderr == "" and done.returncode == 0
+
+
+@pytest.mark.parametrize("label, file, old, new", [
+    ("C1", "_ring.pxd", "store_seq_cst(&record.word,", "store_relaxed(&record.word,"),
+    ("P1", "_ring.pxd", "load_acquire(&ring_at(ring, position).word)",
+     "load_relaxed(&ring_at(ring, position).word)"),
+    ("R1", "_ring.pxd", "store_seq_cst(&ring.tail.value, position)",
+     "store_relaxed(&ring.tail.value, position)"),
+    ("A1", "_ring.pxd", "head + span - load_acquire(&ring.tail.value)",
+     "head + span - load_relaxed(&ring.tail.value)"),
+])
+def test_weakened_order_is_reported(tmp_path, repository, gcc, label, file, old, new):
+    """With one acquire or release made relaxed, ThreadSanitizer reports a data race."""
+    mutant = build(tmp_path, repository, gcc, "thread", (file, old, new))
+    done = run(mutant, RING)
+    assert "WARNING: ThreadSanitizer: data race" in done.stderr, label
+    assert done.returncode == 66
