@@ -2,6 +2,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -63,7 +64,11 @@ def test_percentile_is_the_nearest_rank():
     assert percentile([7], 50) == 7
 
 
-def test_time_paced_calls_in_order():
-    calls = []
-    assert len(time_paced(calls.append, 20, 1e6)) == 20
-    assert calls == list(range(20))
+@pytest.mark.parametrize("asleep", [True, False])
+def test_time_paced_calls_in_order_and_not_early(asleep):
+    times = []
+    start = time.perf_counter()
+    assert len(time_paced(lambda i: times.append((i, time.perf_counter())), 20, 1000,
+                          asleep=asleep)) == 20
+    assert [i for i, _ in times] == list(range(20))
+    assert all(when >= start + i / 1000 for i, when in times)

@@ -8,18 +8,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def time_paced(call: Callable[[int], object], count: int, rate: float) -> list[int]:
+def time_paced(call: Callable[[int], object], count: int, rate: float, *,
+               asleep: bool) -> list[int]:
     """The durations in ns of `count` calls, one each 1/rate seconds.
 
-    Between the calls the process sleeps, as a service does that waits for
-    requests: the daemon gets to sleep, too, and waking it is part of the price.
+    asleep: what the process does in between. True: it sleeps, as a service
+        that waits for requests; each call then begins with cold caches, on
+        a processor that was idle. False: it is busy, as a service at work.
+    Either way the daemon is idle when the call comes: waking it is part of the
+    price of a handler that sends.
     """
     durations = []
     start = time.perf_counter()
     for i in range(count):
-        ahead = start + i / rate - time.perf_counter()
-        if ahead > 0:
-            time.sleep(ahead)
+        due = start + i / rate
+        while (ahead := due - time.perf_counter()) > 0:
+            if asleep:
+                time.sleep(ahead)
         before = time.perf_counter_ns()
         call(i)
         durations.append(time.perf_counter_ns() - before)
