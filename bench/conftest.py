@@ -15,6 +15,7 @@ from fastlog.cli.rsyslogd import Rsyslogd, find_rsyslogd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 BENCH = Path(__file__).parent
 REPORTS = pytest.StashKey[list[str]]()
@@ -31,10 +32,15 @@ def sizes_of(config: pytest.Config) -> harness.Sizes:
     return harness.QUICK if config.getoption("--quick") else harness.FULL
 
 
+def repeats_of(config: pytest.Config, module: ModuleType) -> int:
+    """How many rounds a suite has: it names the field of Sizes."""
+    return int(getattr(sizes_of(config), module.ROUNDS))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # The outermost parameter: all cases of a round run before the next round begins.
     if "repeat" in metafunc.fixturenames:
-        metafunc.parametrize("repeat", range(sizes_of(metafunc.config).repeats))
+        metafunc.parametrize("repeat", range(repeats_of(metafunc.config, metafunc.module)))
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +83,9 @@ def results(request: pytest.FixtureRequest, sizes: harness.Sizes) -> Iterator[ha
     """
     if find_rsyslogd() is None:
         pytest.skip("rsyslogd is not installed")
-    found = harness.Results(sizes)
-    yield found
     config = request.config
+    found = harness.Results(sizes, repeats_of(config, request.module))
+    yield found
     directory = config.getoption("--results")
     if directory is None and not config.getoption("--quick"):
         directory = BENCH / "results"

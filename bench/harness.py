@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 class Sizes(NamedTuple):
     """How much is measured."""
 
-    repeats: int    # rounds of A B C, A B C, …
+    repeats: int    # rounds of A B C, A B C, … of the cost of a call
+    sinks: int      # rounds of the throughput, which varies more from one to the next
     bursts: int     # tight bursts in a round
     burst: int      # records in a burst; must leave fastlog's ring half empty
     seconds: float  # of paced records of each handler, in turns of 0.1 s
     records: int    # records of a throughput measurement
 
 
-FULL = Sizes(repeats=7, bursts=10, burst=5_000, seconds=2.0, records=200_000)
-QUICK = Sizes(repeats=2, bursts=2, burst=1_000, seconds=0.2, records=5_000)
+FULL = Sizes(repeats=7, sinks=15, bursts=10, burst=5_000, seconds=2.0, records=100_000)
+QUICK = Sizes(repeats=2, sinks=2, bursts=2, burst=1_000, seconds=0.2, records=5_000)
 
 
 # --- the handlers and what they are given to do ------------------------------------------------
@@ -106,8 +107,9 @@ def machine() -> dict[str, str]:
 class Results:
     """The values of one suite: for each case one row a round, in the order of the rounds."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, repeats: int) -> None:
         self.sizes = sizes
+        self.repeats = repeats
         self.machine = machine()
         self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
@@ -116,7 +118,7 @@ class Results:
 
     def has(self, cases: Iterable[str]) -> bool:
         """Whether all rounds of these cases were run, and none failed."""
-        return all(len(self.rows[case]) == self.sizes.repeats for case in cases)
+        return all(len(self.rows[case]) == self.repeats for case in cases)
 
     def values(self, case: str, key: str) -> list[Any]:
         return [row[key] for row in self.rows[case]]
@@ -139,7 +141,7 @@ class Results:
         facts = {"machine": self.machine, "sizes": self.sizes._asdict(), "rows": self.rows}
         (directory / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
         where = ", ".join(f"{key} {value}" for key, value in self.machine.items())
-        text = f"{report}\n{self.sizes.repeats} rounds; {where}.\n"
+        text = f"{report}\n{self.repeats} rounds; {where}.\n"
         (directory / f"{name}.md").write_text(text)
         return text
 

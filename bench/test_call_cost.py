@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastlog.cli.rsyslogd import Rsyslogd
 
 NAME = "call_cost"
+ROUNDS = "repeats"
 HANDLERS = ("null", "stdlib", "fastlog")
 PACES = (1_000, 10_000)
 BETWEEN = {"busy": False, "asleep": True}  # what the program does between two records

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Prepared = tuple[Callable[[], object], logging.Handler | None]
 
 NAME = "throughput"
+ROUNDS = "sinks"
 # The standard library waits for the daemon as long as it takes: so shall this, and lose nothing.
 PATIENT = {"block_timeout": 60.0, "close_timeout": 60.0}
 

@@ -44,7 +44,7 @@ cdef extern from "<sys/un.h>" nogil:
         char sun_path[108]        # unix(7); no terminating NUL needed at full length
 
 cdef enum:
-    TRANSPORT_BATCH = 64          # records in one sendmmsg or writev at the most
+    TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at the most
     TRANSPORT_PATHS = 2           # socket paths that are tried in turn
 
 cdef enum Outcome:                # what an errno asks of the writer
