@@ -53,6 +53,11 @@ static inline void store_seq_cst(atomic_u64 *object, uint64_t value)
     atomic_store_explicit(object, value, memory_order_seq_cst);
 }
 
+static inline uint64_t exchange_seq_cst(atomic_u64 *object, uint64_t value)
+{
+    return atomic_exchange_explicit(object, value, memory_order_seq_cst);
+}
+
 static inline uint64_t add_relaxed(atomic_u64 *object, uint64_t value)
 {
     return atomic_fetch_add_explicit(object, value, memory_order_relaxed);

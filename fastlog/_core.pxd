@@ -4,20 +4,33 @@ from libc.stdint cimport uint64_t
 from fastlog._ring cimport Record
 from fastlog._writer cimport Writer
 
+cdef enum Put:                        # what Engine.put returns, flags
+    PUT_ACCEPTED = 1                  # else dropped
+    PUT_NEWS = 2                      # Engine.news() has something to tell
+    PUT_FLUSH = 4                     # the caller is to flush
+
 
 cdef class Engine:
     cdef Writer *writer
     cdef uint64_t generation          # the process that `writer` belongs to
     cdef tuple paths
+    cdef bytes host, service
     cdef int socktype
+    cdef uint64_t connect_timeout     # ns
+    cdef bint adopting
+    cdef int framing                  # Framing
     cdef uint64_t capacity            # bytes
     cdef bint block
     cdef uint64_t block_timeout       # ns
     cdef uint64_t linger              # ns
+    cdef bint synchronous             # the process ends: each call waits for its record
+    cdef uint64_t told                # the number of the last trouble that news() told of
+    cdef uint64_t told_dropped        # records dropped until the last was over
 
     cdef Writer *new_writer(self) except NULL
     cdef int ensure_ours(self) except -1
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
     cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL
-    cdef bint put(self, object priority, object message, object prefix, bint append_nul,
-                  bint urgent) except -1
+    cdef int put(self, object priority, object message, object prefix, bint append_nul,
+                 bint urgent) except -1
+    cdef int look_for_news(self) noexcept

@@ -12,13 +12,15 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, load_acquire, load_relaxed,
                                load_seq_cst, store_relaxed)
-from fastlog._frame cimport FRAME_PRIORITY_MAX, frame_priority, frame_utf8_floor
+from fastlog._clock cimport MILLISECOND, monotonic_ns
+from fastlog._frame cimport (FRAME_DIGITS_MAX, FRAME_PRIORITY_MAX, NEWLINE, OCTET_COUNTING,
+                             frame_number, frame_priority, frame_utf8_floor)
 from fastlog._ring cimport (SHORTENED, Record, record_bytes, record_span, ring_commit,
                             ring_try_reserve)
 from fastlog._transport cimport transport_add_path
-from fastlog._writer cimport (MILLISECOND, STOPPED, Writer, monotonic_ns, writer_await_tail,
-                              writer_create, writer_destroy, writer_notify, writer_start,
-                              writer_stop)
+from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
+                              writer_create, writer_destroy, writer_notify, writer_offer_socket,
+                              writer_start, writer_stop)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
@@ -27,6 +29,7 @@ cdef enum:
     WARNING_SEVERITY = 4              # RFC 5424 section 6.2.1; smaller is worse
     # The longest a waiting thread takes to notice Ctrl-C.
     SIGNAL_CHECK = 50 * MILLISECOND
+    FRAMING_ROOM = FRAME_DIGITS_MAX + 1     # bytes around a record on a stream, at most
     # How often a thread that waits for room looks whether the writer makes progress.
     PROGRESS_CHECK = 10 * MILLISECOND
     # It is woken when this part of the ring is free: not for each record's room.
@@ -126,6 +129,30 @@ cdef object view_utf8(object text, Text *view):
     return text
 
 
+cdef object one_line(text):
+    """Line feeds as rsyslog would write them, #012, so that none ends the record early."""
+    return text.replace("\n", "#012") if type(text) is str and "\n" in text else text
+
+
+cdef inline void fill(char *out, const char *count, size_t count_size, const char *pri,
+                      size_t pri_size, Text *head, Text *body, bint append_nul,
+                      bint append_newline) noexcept nogil:
+    """Write a record's bytes, all of its parts in the order of the wire."""
+    memcpy(out, count, count_size)
+    out += count_size
+    memcpy(out, pri, pri_size)
+    out += pri_size
+    memcpy(out, head.data, head.size)
+    out += head.size
+    memcpy(out, body.data, body.size)
+    out += body.size
+    if append_nul:
+        out[0] = 0
+        out += 1
+    if append_newline:
+        out[0] = c'\n'
+
+
 cdef void shorten(Text *head, Text *body, size_t room) noexcept nogil:
     """Shorten the message, and if need be its prefix, to `room` bytes."""
     if head.size > room:
@@ -136,21 +163,32 @@ cdef void shorten(Text *head, Text *body, size_t room) noexcept nogil:
 
 
 cdef class Engine:
-    """One ring and one writer thread that sends to a unix socket.
+    """One ring and one writer thread that sends to a socket.
 
     Thread-safe, all of it. The arguments are checked by the handler.
 
-    paths: socket paths as bytes, tried in order at each connect.
+    paths: socket paths as bytes, tried in order at each connect. With a host: ().
+    host, service: name or address, and port, as bytes; resolved by the writer.
     socktype: SOCK_DGRAM, SOCK_STREAM, or 0 for datagram with fallback to stream.
+    connect_timeout: seconds that a TCP connect may take; 0: what the kernel allows.
+    adopting: connect nothing; sockets come by adopt().
+    framing: 0: none, 1: octet counting, 2: newline (RFC 6587).
     capacity: bytes of the ring, a power of two and at least a page.
     block: whether a record that finds no room waits.
     block_timeout: seconds without progress after which it is dropped and the engine is stalled.
     linger: seconds of the writer's first look-again interval; 0: none.
     """
-    def __cinit__(self, paths, int socktype, uint64_t capacity, bint block,
-                  double block_timeout, double linger):
+
+    def __cinit__(self, paths, *, host=b"", service=b"", int socktype=0,
+                  double connect_timeout=0.0, bint adopting=False, int framing=0,
+                  uint64_t capacity, bint block, double block_timeout, double linger):
         self.paths = tuple(paths)
+        self.host = host
+        self.service = service
         self.socktype = socktype
+        self.connect_timeout = <uint64_t>(connect_timeout * 1e9)
+        self.adopting = adopting
+        self.framing = framing
         self.capacity = capacity
         self.block = block
         self.block_timeout = <uint64_t>(block_timeout * 1e9)
@@ -159,12 +197,14 @@ cdef class Engine:
         self.writer = self.new_writer()
 
     def __dealloc__(self):
+        cdef bint joined = True
         if self.writer == NULL:
             return
         if self.generation == generation_now():
             with nogil:
-                writer_stop(self.writer)
-        writer_destroy(self.writer)
+                joined = writer_stop(self.writer)
+        if joined:
+            writer_destroy(self.writer)
 
     cdef Writer *new_writer(self) except NULL:
         cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype)
@@ -173,6 +213,12 @@ cdef class Engine:
             PyErr_SetFromErrno(OSError)
         for path in self.paths:
             transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
+        # Both fit with their NUL: the handler has seen to it.
+        memcpy(writer.transport.host, PyBytes_AS_STRING(self.host), len(self.host) + 1)
+        memcpy(writer.transport.service, PyBytes_AS_STRING(self.service), len(self.service) + 1)
+        writer.transport.connect_timeout = self.connect_timeout
+        writer.transport.adopting = self.adopting
+        self.told = self.told_dropped = 0
         return writer
 
     cdef int ensure_ours(self) except -1:
@@ -207,54 +253,93 @@ cdef class Engine:
         Raises TypeError or ValueError for arguments no record can be made of,
         OSError if the writer thread cannot be started (the record is kept).
         """
-        return self.put(priority, message, prefix, append_nul, urgent)
+        return bool(self.put(priority, message, prefix, append_nul, urgent) & PUT_ACCEPTED)
 
-    cdef bint put(self, object priority, object message, object prefix, bint append_nul,
-                  bint urgent) except -1:
-        """submit(), for native callers."""
+    cdef int put(self, object priority, object message, object prefix, bint append_nul,
+                 bint urgent) except -1:
+        """submit(), for native callers. Returns flags: Put."""
         cdef uint32_t pri = priority
-        cdef bint privileged = pri % 8 <= WARNING_SEVERITY
         cdef Text head, body
         cdef char pri_text[FRAME_PRIORITY_MAX]
+        cdef char count_text[FRAME_DIGITS_MAX + 1]
         cdef size_t pri_size = <size_t>frame_priority(pri_text, pri)
-        cdef size_t size
+        cdef size_t count_size = 0, longest, size
         cdef uint64_t used = 0, flags = 0
         cdef Record *record
-        cdef char *out
         cdef int error
         head.size = 0
+        if self.framing == NEWLINE:
+            message = one_line(message)
+            prefix = one_line(prefix)
         _message = view_utf8(message, &body)
         if prefix:
             _prefix = view_utf8(prefix, &head)
         self.ensure_ours()
 
+        longest = self.writer.ring.max_length - (FRAMING_ROOM if self.framing else 0)
         size = pri_size + head.size + body.size + append_nul
-        if size > self.writer.ring.max_length:
-            shorten(&head, &body, self.writer.ring.max_length - pri_size - append_nul)
+        if size > longest:
+            shorten(&head, &body, longest - pri_size - append_nul)
             size = pri_size + head.size + body.size + append_nul
             add_relaxed(&self.writer.counters.truncated, 1)
             flags = SHORTENED
+        if self.framing == OCTET_COUNTING:
+            count_size = <size_t>frame_number(count_text, <uint32_t>size)
+            count_text[count_size] = c' '
+            count_size += 1
+        size += count_size + (self.framing == NEWLINE)
 
-        record = ring_try_reserve(&self.writer.ring, size, privileged, &used)
+        record = ring_try_reserve(&self.writer.ring, size, pri % 8 <= WARNING_SEVERITY, &used)
         if record == NULL:
-            record = self.await_room(size, privileged, &used)
+            record = self.await_room(size, pri % 8 <= WARNING_SEVERITY, &used)
             if record == NULL:
-                return False
-        out = record_bytes(record)
-        memcpy(out, pri_text, pri_size)
-        out += pri_size
-        memcpy(out, head.data, head.size)
-        out += head.size
-        memcpy(out, body.data, body.size)
-        out += body.size
-        if append_nul:
-            out[0] = 0
+                return self.look_for_news()
+        fill(record_bytes(record), count_text, count_size, pri_text, pri_size, &head, &body,
+             append_nul, self.framing == NEWLINE)
         add_relaxed(&self.writer.counters.accepted.value, 1)
         ring_commit(record, size, flags)
         error = writer_notify(self.writer, urgent or used > self.capacity // 2)
         if error:
             raise OSError(error, "cannot start the writer thread")
-        return True
+        return PUT_ACCEPTED | self.look_for_news() | (PUT_FLUSH if self.synchronous else 0)
+
+    def be_synchronous(self):
+        """From now on each put asks its caller to flush."""
+        self.synchronous = True
+
+    cdef int look_for_news(self) noexcept:
+        return PUT_NEWS if load_relaxed(&self.writer.trouble.value) != self.told else 0
+
+    def news(self):
+        """What began or ended since the last call: None, or (over, dropped, errno).
+
+        over: records go out again. dropped: how many were refused since this
+        last was so. errno: of the last failed connect or send.
+        """
+        self.ensure_ours()
+        cdef uint64_t number = load_relaxed(&self.writer.trouble.value)
+        if number == self.told:
+            return None
+        cdef uint64_t dropped = load_relaxed(&self.writer.counters.dropped.value)
+        fresh = dropped - self.told_dropped
+        unheard = self.told % 2 == 0 and number % 2 == 0
+        self.told = number
+        if number % 2 == 0:
+            self.told_dropped = dropped
+        if unheard and fresh == 0:    # over before anybody asked, and nothing lost
+            return None
+        return number % 2 == 0, fresh, load_relaxed(&self.writer.counters.last_errno)
+
+    def wants_socket(self):
+        """Whether the writer of an adopting engine has no socket and asks for one."""
+        self.ensure_ours()
+        return (self.adopting and load_relaxed(&self.writer.has_socket) == 0
+                and load_relaxed(&self.writer.offered_fd.value) == 0)
+
+    def adopt(self, int fd):
+        """Hand over a connected socket; the engine owns the descriptor from now on."""
+        self.ensure_ours()
+        writer_offer_socket(self.writer, fd)
 
     cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL:
         """The ring is full: wait while the writer makes progress, as far as the policy says.
@@ -285,6 +370,7 @@ cdef class Engine:
                 tail = load_acquire(&self.writer.ring.tail.value)
                 deadline = now + self.block_timeout
         add_relaxed(&self.writer.counters.dropped.value, 1)
+        writer_begin_trouble(self.writer)
         return NULL
 
     def flush(self, double timeout):
@@ -317,15 +403,19 @@ cdef class Engine:
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef uint64_t now
-        cdef bint flushed
+        cdef bint flushed, joined
         self.ensure_ours()
+        writer_offer_socket(self.writer, -1)
         while load_seq_cst(&self.writer.state.value) != STOPPED:
             now = monotonic_ns()
             flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
             with nogil:
-                writer_stop(self.writer)
+                joined = writer_stop(self.writer)
             # A record may have slipped in between the two: then once more.
             pending = self.stats().pending
+            if not joined:
+                self.writer = self.new_writer()   # the old one is lost, with what it holds
+                return pending
             if pending and not flushed:
                 return pending
             if pending:

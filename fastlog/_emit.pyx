@@ -12,7 +12,7 @@ import logging.handlers
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 
-from fastlog._core cimport Engine
+from fastlog._core cimport PUT_ACCEPTED, Engine
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -66,6 +66,7 @@ cdef bint overrides_steps(object cls, dict own) except -1:
 cdef Snapshot take_snapshot(object self, dict own):
     cdef Snapshot now = Snapshot()
     now.stock = (type(self.priority_map) is dict and type(self.priority_names) is dict
+                 and not (<Engine>self._engine).adopting
                  and not overrides_steps(type(self), own))
     if now.stock:
         facility = self.facility
@@ -112,13 +113,19 @@ def handle(self, record):
     A subclass with an `emit` of its own may count on the lock, so it gets it.
     """
     cdef Snapshot now
+    cdef int outcome
     try:
         now = snapshot_of(self)
         if now.stock and not now.filters:
-            put_stock(now, self, record)
-            return True
+            outcome = put_stock(now, self, record)
+        else:
+            outcome = -1
     except Exception:
         self.handleError(record)
+        return True
+    if outcome >= 0:
+        if outcome != PUT_ACCEPTED:
+            self._follow_up(record, outcome)
         return True
     if type(self).emit is not emit:
         return Handler.handle(self, record)
@@ -133,19 +140,25 @@ def handle(self, record):
 def emit(self, record):
     """Format the record and put it into the ring. Errors go to handleError()."""
     cdef Snapshot now
-    cdef Engine engine
+    cdef int outcome
     try:
         now = snapshot_of(self)
-        if now.stock:
-            put_stock(now, self, record)
-            return
-        engine = self._engine
-        message = format_locked(self, record)
-        engine.put(self.encodePriority(self.facility, self.mapPriority(record.levelname)),
-                   message, self.ident, self.append_nul,
-                   is_urgent(record.levelno, self.urgent_level))
+        outcome = put_stock(now, self, record) if now.stock else put_overridden(self, record)
     except Exception:
         self.handleError(record)
+        return
+    if outcome != PUT_ACCEPTED:
+        self._follow_up(record, outcome)
+
+
+cdef int put_overridden(object self, object record) except -1:
+    cdef Engine engine = self._engine
+    if engine.adopting and engine.wants_socket():
+        self._renew_socket()
+    message = format_locked(self, record)
+    return engine.put(self.encodePriority(self.facility, self.mapPriority(record.levelname)),
+                      message, self.ident, self.append_nul,
+                      is_urgent(record.levelno, self.urgent_level))
 
 
 cdef inline bint is_urgent(object levelno, object urgent_level) except -1:
@@ -164,9 +177,8 @@ cdef object format_locked(object self, object record):
 
 cdef int put_stock(Snapshot now, object self, object record) except -1:
     severity = now.priority_names[now.priority_map.get(record.levelname, "warning")]
-    now.engine.put(now.facility | severity, format_stock(now, self, record), now.ident,
-                   now.append_nul, is_urgent(record.levelno, now.urgent_level))
-    return 0
+    return now.engine.put(now.facility | severity, format_stock(now, self, record), now.ident,
+                          now.append_nul, is_urgent(record.levelno, now.urgent_level))
 
 
 cdef object format_stock(Snapshot now, object self, object record):

@@ -2,26 +2,38 @@
 from libc.stdint cimport uint32_t
 
 cdef enum:
-    FRAME_PRIORITY_MAX = 12       # "<" + ten digits + ">"
+    FRAME_DIGITS_MAX = 10         # of a 32-bit number
+    FRAME_PRIORITY_MAX = FRAME_DIGITS_MAX + 2
+
+cdef enum Framing:                # of records on a stream
+    UNFRAMED                      # the standard library's: nothing but the NUL, if any
+    OCTET_COUNTING                # length and a space in front: RFC 6587 section 3.4.1
+    NEWLINE                       # a line feed behind: RFC 6587 section 3.4.2
 
 
-cdef inline int frame_priority(char *out, uint32_t priority) noexcept nogil:
-    """Write "<priority>" (RFC 3164 section 4.1.1) to `out`; returns its length."""
-    cdef char digits[10]
-    cdef int count = 0, length = 1
+cdef inline int frame_number(char *out, uint32_t number) noexcept nogil:
+    """Write a number in decimal to `out`; returns its length."""
+    cdef char digits[FRAME_DIGITS_MAX]
+    cdef int count = 0, length = 0
     while True:
-        digits[count] = <char>(c'0' + priority % 10)
+        digits[count] = <char>(c'0' + number % 10)
         count += 1
-        priority //= 10
-        if priority == 0:
+        number //= 10
+        if number == 0:
             break
-    out[0] = c'<'
     while count:
         count -= 1
         out[length] = digits[count]
         length += 1
-    out[length] = c'>'
-    return length + 1
+    return length
+
+
+cdef inline int frame_priority(char *out, uint32_t priority) noexcept nogil:
+    """Write "<priority>" (RFC 3164 section 4.1.1) to `out`; returns its length."""
+    cdef int length = frame_number(out + 1, priority)
+    out[0] = c'<'
+    out[length + 1] = c'>'
+    return length + 2
 
 
 cdef inline size_t frame_utf8_floor(const char *text, size_t limit) noexcept nogil:

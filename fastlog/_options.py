@@ -11,6 +11,10 @@ from collections.abc import Mapping
 #: Where syslog listens on Linux: the traditional path, then journald's own.
 DEFAULT_PATHS = ("/dev/log", "/run/systemd/journal/dev-log")
 
+#: RFC 6587 sections 3.4.1 and 3.4.2, numbered from 1 as the engine does.
+FRAMINGS = ("octet-counting", "newline")
+
+_HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
 _CAPACITY_MAX = 1 << 30
 
@@ -79,12 +83,8 @@ def optional(name: str, value: object, kind: type) -> None:
         raise TypeError(f"{name} must be a {kind.__name__} or None, not {type(value).__name__}")
 
 
-def socket_path(value: object) -> str:
+def socket_path(value: str | os.PathLike[str]) -> str:
     """The path of a unix socket; one that starts with a NUL is in the abstract namespace."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(
-            f"address must be a str or os.PathLike, the path of a unix socket, or None, "
-            f"not {type(value).__name__}")
     path = os.fsdecode(value)
     raw = os.fsencode(path)
     if not raw:
@@ -96,3 +96,52 @@ def socket_path(value: object) -> str:
     if b"\0" in raw[1:] and raw[0]:
         raise ValueError(f"address must not contain a NUL: {path!r}")
     return path
+
+
+def connectable(path: str) -> bytes:
+    """The path to connect to, even after the program has changed its directory."""
+    raw = os.fsencode(path)
+    absolute = raw if raw[0] == 0 else os.path.abspath(raw)
+    return absolute if len(absolute) <= _PATH_MAX + (raw[0] == 0) else raw
+
+
+def host_and_port(value: object) -> tuple[str, int]:
+    """A network address; the name is not looked up."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(
+            "address must be a str or os.PathLike, the path of a unix socket, a tuple "
+            f"(host, port), or None, not {value!r}")
+    host, port = value
+    if not isinstance(host, str):
+        raise TypeError(f"address must have a str as host, not {type(host).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"address must have an int as port, not {type(port).__name__}")
+    if not 0 < port < 65536:
+        raise ValueError(f"address must have a port from 1 to 65535, not {port}")
+    if not host or len(encoded_host(host)) > _HOST_MAX:
+        raise ValueError(f"address must have a host name of 1 to {_HOST_MAX} bytes, not {host!r}")
+    return host, port
+
+
+def encoded_host(host: str) -> bytes:
+    """As a resolver takes it; names beyond ASCII by IDNA, as in the socket module."""
+    try:
+        raw = host.encode("ascii")
+    except UnicodeEncodeError:
+        try:
+            raw = host.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"address must have a valid host name, not {host!r}") from error
+    if b"\0" in raw:
+        raise ValueError(f"address must not contain a NUL: {host!r}")
+    return raw
+
+
+def framing(value: object, socktype: int | None) -> int:
+    """The number by which the engine knows it."""
+    if value is None:
+        return 0
+    number = FRAMINGS.index(choice("framing", value, FRAMINGS)) + 1
+    if socktype != socket.SOCK_STREAM:
+        raise ValueError("framing is for streams: it needs socktype=socket.SOCK_STREAM")
+    return number

@@ -2,10 +2,13 @@
 
 Only the writer thread uses a Transport, so nothing here is atomic.
 """
-from libc.errno cimport (EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, EPROTOTYPE, errno)
+from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMSGSIZE, ENOBUFS, ENOMEM,
+                         ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, errno)
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
+from fastlog._clock cimport SECOND, monotonic_ns
 from fastlog._frame cimport frame_utf8_floor
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -16,9 +19,12 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_CLOEXEC
         SOCK_NONBLOCK
         SOL_SOCKET
+        SO_ERROR
         SO_SNDBUF
+        SO_TYPE
         MSG_DONTWAIT
         MSG_NOSIGNAL
+        MSG_PEEK
     ctypedef unsigned int socklen_t
     struct iovec:
         void *iov_base
@@ -31,9 +37,12 @@ cdef extern from "<sys/socket.h>" nogil:
         unsigned int msg_len
     struct sockaddr:
         pass
+    struct sockaddr_storage:
+        unsigned short ss_family
     int socket(int family, int socktype, int protocol) noexcept
     int connect(int fd, const sockaddr *address, socklen_t length) noexcept
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length) noexcept
+    ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
     ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
@@ -43,9 +52,41 @@ cdef extern from "<sys/un.h>" nogil:
         unsigned short sun_family
         char sun_path[108]        # unix(7); no terminating NUL needed at full length
 
+cdef extern from *:
+    """
+    static inline void fastlog_errno_set(int error) { errno = error; }
+    """
+    void errno_set "fastlog_errno_set"(int error) noexcept nogil
+
+cdef extern from "<netdb.h>" nogil:
+    enum:
+        AI_NUMERICSERV
+        EAI_SYSTEM
+    struct addrinfo:
+        int ai_flags
+        int ai_family
+        int ai_socktype
+        socklen_t ai_addrlen
+        sockaddr *ai_addr
+        addrinfo *ai_next
+    int getaddrinfo(const char *host, const char *service, const addrinfo *hints,
+                    addrinfo **found) noexcept
+    void freeaddrinfo(addrinfo *found) noexcept
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    enum:
+        POLLIN
+        POLLOUT
+    int poll(pollfd *descriptors, unsigned long count, int timeout) noexcept
+
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at the most
-    TRANSPORT_PATHS = 2           # socket paths that are tried in turn
+    TRANSPORT_ADDRESSES = 8       # that are kept of what a name resolves to
+    HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
 
 cdef enum Outcome:                # what an errno asks of the writer
     WAIT_WRITABLE                 # the peer's queue is full: poll
@@ -53,13 +94,25 @@ cdef enum Outcome:                # what an errno asks of the writer
     RECONNECT                     # the connection is gone; the records stay
     TOO_LONG                      # this record will never pass in this length
 
+ctypedef struct Address:
+    sockaddr_storage storage
+    socklen_t length
+
 ctypedef struct Transport:
-    int fd                        # -1: not connected
+    int fd                        # -1: none
+    bint connecting               # connect(2) is under way on fd: POLLOUT tells when it is over
     int socktype                  # as asked for; 0: datagram, else stream
     int connected_socktype        # of fd
-    int path_count
-    sockaddr_un paths[TRANSPORT_PATHS]
-    socklen_t path_lengths[TRANSPORT_PATHS]
+    # Where to: for unix sockets constant, for a host what its name resolved to.
+    Address addresses[TRANSPORT_ADDRESSES]
+    int address_count
+    int next_address              # network: the one to try next
+    char host[HOST_MAX]           # "": unix sockets
+    char service[8]               # the port in digits
+    uint64_t resolved_at          # monotonic ns
+    uint64_t connect_timeout      # ns; 0: the kernel's own
+    uint64_t connect_started      # monotonic ns, while `connecting`
+    bint adopting                 # sockets are connected elsewhere and handed over
     size_t partial                # stream: bytes of the first record already sent
     iovec parts[TRANSPORT_BATCH]  # the batch: one part for each record
     mmsghdr messages[TRANSPORT_BATCH]
@@ -77,53 +130,151 @@ cdef inline void transport_init(Transport *transport, int socktype) noexcept nog
 cdef inline void transport_add_path(Transport *transport, const char *path,
                                     size_t size) noexcept nogil:
     """Add a path of at most 107 bytes (abstract, led by a NUL: 108). Before the first connect."""
-    cdef sockaddr_un *address = &transport.paths[transport.path_count]
-    address.sun_family = AF_UNIX
-    memcpy(address.sun_path, path, size)
-    transport.path_lengths[transport.path_count] = <socklen_t>(
-        sizeof(address.sun_family) + size + (1 if path[0] else 0))
-    transport.path_count += 1
+    cdef Address *address = &transport.addresses[transport.address_count]
+    cdef sockaddr_un *name = <sockaddr_un *>&address.storage
+    name.sun_family = AF_UNIX
+    memcpy(name.sun_path, path, size)
+    address.length = <socklen_t>(sizeof(name.sun_family) + size + (1 if path[0] else 0))
+    transport.address_count += 1
+
+
+cdef inline bint transport_is_network(Transport *transport) noexcept nogil:
+    return transport.host[0] != 0
 
 
 cdef inline void transport_close(Transport *transport) noexcept nogil:
     if transport.fd >= 0:
         close(transport.fd)
         transport.fd = -1
+    transport.connecting = False
     # A half-sent record is sent whole on the next connection.
     transport.partial = 0
 
 
-cdef inline int transport_try_path(Transport *transport, int index, int socktype) noexcept nogil:
-    """Returns 0 or an errno."""
+# --- connecting --------------------------------------------------------------------------------
+
+cdef inline int transport_resolve(Transport *transport) noexcept nogil:
+    """Look the host up. Blocks as long as the resolver does. Returns 0 or an errno."""
+    cdef addrinfo hints
+    cdef addrinfo *found = NULL
+    cdef addrinfo *item
     cdef int error
-    cdef int fd = socket(AF_UNIX, socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
-    if fd < 0:
-        return errno
-    if connect(fd, <sockaddr *>&transport.paths[index], transport.path_lengths[index]) != 0:
-        error = errno
-        close(fd)
-        return error
-    transport.fd = fd
-    transport.connected_socktype = socktype
+    memset(&hints, 0, sizeof(hints))
+    hints.ai_socktype = transport.socktype or SOCK_DGRAM
+    hints.ai_flags = AI_NUMERICSERV
+    error = getaddrinfo(transport.host, transport.service, &hints, &found)
+    transport.resolved_at = monotonic_ns()
+    transport.next_address = 0
+    transport.address_count = 0
+    if error != 0:
+        return errno if error == EAI_SYSTEM else EHOSTUNREACH
+    item = found
+    while item != NULL and transport.address_count < TRANSPORT_ADDRESSES:
+        memcpy(&transport.addresses[transport.address_count].storage, item.ai_addr,
+               item.ai_addrlen)
+        transport.addresses[transport.address_count].length = item.ai_addrlen
+        transport.address_count += 1
+        item = item.ai_next
+    freeaddrinfo(found)
     return 0
 
 
-cdef inline int transport_connect(Transport *transport) noexcept nogil:
-    """Connect to the first path that answers. Returns 0, or the last path's errno.
-
-    Always connected, datagrams too: poll(2) tells of room in the peer's queue
-    only on a connected datagram socket.
-    """
+cdef inline int transport_try_address(Transport *transport, int index,
+                                      int socktype) noexcept nogil:
+    """Returns 0, EINPROGRESS, or an errno."""
+    cdef Address *address = &transport.addresses[index]
     cdef int error = 0
-    for i in range(transport.path_count):
-        error = transport_try_path(transport, i, transport.socktype or SOCK_DGRAM)
+    cdef int fd = socket(address.storage.ss_family, socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    if fd < 0:
+        return errno
+    if connect(fd, <sockaddr *>&address.storage, address.length) != 0:
+        error = errno
+        if error != EINPROGRESS:
+            close(fd)
+            return error
+    transport.fd = fd
+    transport.connecting = error == EINPROGRESS
+    transport.connect_started = monotonic_ns() if transport.connecting else 0
+    transport.connected_socktype = socktype
+    return error
+
+
+cdef inline int transport_connect_unix(Transport *transport) noexcept nogil:
+    cdef int error = 0
+    for i in range(transport.address_count):
+        error = transport_try_address(transport, i, transport.socktype or SOCK_DGRAM)
         # unix(7): EPROTOTYPE says that the listener is of the other type.
         if error == EPROTOTYPE and transport.socktype == 0:
-            error = transport_try_path(transport, i, SOCK_STREAM)
+            error = transport_try_address(transport, i, SOCK_STREAM)
         if error == 0:
             break
     return error
 
+
+cdef inline int transport_connect_network(Transport *transport) noexcept nogil:
+    """Each address of the host in turn, one call after the other; then look the host up anew."""
+    cdef int error = 0
+    if transport.next_address >= transport.address_count:
+        transport.next_address = 0
+        if (transport.address_count == 0
+                or monotonic_ns() - transport.resolved_at >= SECOND):
+            error = transport_resolve(transport)
+    while error == 0 and transport.next_address < transport.address_count:
+        error = transport_try_address(transport, transport.next_address,
+                                      transport.socktype or SOCK_DGRAM)
+        transport.next_address += 1
+        if error == 0 or error == EINPROGRESS:
+            return error
+        if transport.next_address < transport.address_count:
+            error = 0
+    return error
+
+
+cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
+    """How the connect under way went: 0, EINPROGRESS, or an errno."""
+    cdef pollfd writable
+    cdef int error = 0
+    cdef socklen_t size = sizeof(error)
+    writable.fd = transport.fd
+    writable.events = POLLOUT
+    writable.revents = 0
+    if poll(&writable, 1, 0) == 0:
+        if (transport.connect_timeout == 0
+                or monotonic_ns() - transport.connect_started < transport.connect_timeout):
+            return EINPROGRESS
+        error = ETIMEDOUT
+    elif getsockopt(transport.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+        error = errno
+    transport.connecting = False
+    if error:
+        transport_close(transport)
+    return error
+
+
+cdef inline int transport_connect(Transport *transport) noexcept nogil:
+    """Connect, or go on connecting. Returns 0, EINPROGRESS (poll fd for writing), or an errno.
+
+    Always connected, datagrams too: poll(2) tells of room in the peer's queue
+    only on a connected datagram socket.
+    """
+    if transport.connecting:
+        return transport_finish_connect(transport)
+    if transport.adopting:
+        return ENOTCONN
+    if transport_is_network(transport):
+        return transport_connect_network(transport)
+    return transport_connect_unix(transport)
+
+
+cdef inline void transport_adopt(Transport *transport, int fd) noexcept nogil:
+    """Use a connected socket from now on, and own it."""
+    cdef socklen_t size = sizeof(transport.connected_socktype)
+    transport_close(transport)
+    transport.fd = fd
+    getsockopt(fd, SOL_SOCKET, SO_TYPE, &transport.connected_socktype, &size)
+
+
+# --- sending -----------------------------------------------------------------------------------
 
 cdef inline Outcome transport_outcome(int error) noexcept nogil:
     """The class of an errno from send, see send(2) and unix(7)."""
@@ -143,6 +294,12 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
     cdef msghdr message
     cdef ssize_t size
     cdef int whole = 0
+    cdef char byte = 0
+    # TCP takes records for a peer that has gone and loses them, unless asked:
+    # nothing to read means that it is there, the end of the stream that it is not.
+    if recv(transport.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
+        errno_set(EPIPE)
+        return -1
     memset(&message, 0, sizeof(msghdr))
     message.msg_iov = transport.parts
     message.msg_iovlen = count
@@ -187,14 +344,17 @@ cdef inline size_t transport_shorter(Transport *transport, const char *record,
     """The length to try, cut between characters, after EMSGSIZE for `length` bytes.
 
     A unix datagram may have SO_SNDBUF - 32 bytes (Linux, unix_dgram_sendmsg in
-    net/unix/af_unix.c). Where that explains nothing: 2,048 bytes, which every
-    receiver should accept (RFC 5424 section 6.1). 0: there is no shorter length.
+    net/unix/af_unix.c), a UDP one 65,507 (IPv4: 65,535 less headers). Where
+    that explains nothing: 2,048 bytes, which every receiver should accept
+    (RFC 5424 section 6.1). 0: there is no shorter length.
     """
     cdef int limit = 0
     cdef socklen_t size = sizeof(limit)
     if getsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &limit, &size) != 0:
         limit = 0
     limit -= 32
+    if transport_is_network(transport) and limit > 65507:
+        limit = 65507
     if limit <= 0 or <size_t>limit >= length:
         limit = 2048
     if <size_t>limit >= length:

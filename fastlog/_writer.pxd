@@ -18,24 +18,27 @@ that the writer wakes nobody before there is something to wake up for:
 
 `stop` asks the writer to leave; it is stored before a wake-up call.
 """
-from libc.errno cimport ETIMEDOUT, errno
+from libc.errno cimport EINPROGRESS, ETIMEDOUT, errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap,
                          munmap)
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
-from fastlog._atomics cimport (add_relaxed, cas_seq_cst, line_u64, load_acquire,
-                               load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
+from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64,
+                               load_acquire, load_relaxed, load_seq_cst, store_relaxed,
+                               store_seq_cst)
+from fastlog._clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._counters cimport Counters, count_owned
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, Ring, record_bytes, record_span, ring_at,
                             ring_create, ring_destroy, ring_is_ready, ring_peek, ring_release,
                             ring_used)
-from fastlog._transport cimport (RECONNECT, TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
-                                 Outcome, Transport, transport_close, transport_connect,
-                                 transport_init, transport_outcome, transport_send,
-                                 transport_shorter)
+from fastlog._transport cimport (POLLIN, POLLOUT, RECONNECT, TOO_LONG, TRANSPORT_BATCH,
+                                 WAIT_MEMORY, WAIT_WRITABLE, Outcome, Transport, pollfd,
+                                 transport_adopt, transport_close, transport_connect,
+                                 transport_init, transport_is_network, transport_outcome,
+                                 transport_send, transport_shorter)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -48,6 +51,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *thread, const void *attributes,
                        void *(*entry)(void *) noexcept nogil, void *argument) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
+    int pthread_timedjoin_np(pthread_t thread, void **result, const timespec *deadline) noexcept
+    int pthread_detach(pthread_t thread) noexcept
     int pthread_setname_np(pthread_t thread, const char *name) noexcept
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
     int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
@@ -76,13 +81,6 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int value, int flags) noexcept
 
 cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    enum:
-        POLLIN
-        POLLOUT
     int ppoll(pollfd *descriptors, unsigned long count, const timespec *timeout,
               const sigset_t *signals) noexcept
 
@@ -90,12 +88,12 @@ cdef extern from *:
     const uint64_t NOBODY "UINT64_MAX"
 
 cdef enum:
-    MILLISECOND = 1_000_000       # in ns, as all times here
     LINGER_GROWTH = 16            # the longest linger, in shortest ones
     IDLE_ROUNDS = 4               # empty looks at the longest linger before the long sleep
     BACKOFF_MIN = 10 * MILLISECOND
     BACKOFF_MAX = 1000 * MILLISECOND
     MEMORY_PAUSE = 10 * MILLISECOND
+    RESOLVER_PATIENCE = 1         # s
 
 cdef enum WriterState:
     STOPPED                       # no thread: the next record starts it
@@ -108,6 +106,7 @@ cdef enum Drained:                # why writer_drain came back
     PEER_FULL
     NO_MEMORY
     NO_PEER
+    CONNECTING
     STOP_ASKED
 
 ctypedef struct Writer:
@@ -117,6 +116,11 @@ ctypedef struct Writer:
     line_u64 stop                 # 1: leave soon, whatever the ring holds
     line_u64 wanted               # lowest tail that a thread waits for; NOBODY: none does
     line_u64 stalled              # 1: no progress for a whole block_timeout
+    # Odd while records cannot be sent, or are dropped. Grows by one when that
+    # begins and by one when it is over.
+    line_u64 trouble
+    line_u64 offered_fd           # a connected socket handed over, + 1; 0: none
+    atomic_u64 has_socket         # 1: connected; for those who hand sockets over
     # Constant from writer_create to writer_destroy:
     int wake_fd                   # eventfd(2): the wake-up call
     uint64_t linger_min           # ns; 0: no lingering
@@ -133,19 +137,6 @@ ctypedef struct Writer:
     size_t shortened_length       # ... in this length; 0: there is none
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     bint was_connected
-
-
-cdef inline uint64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec
-
-
-cdef inline timespec to_timespec(uint64_t ns) noexcept nogil:
-    cdef timespec time
-    time.tv_sec = ns // 1_000_000_000
-    time.tv_nsec = ns % 1_000_000_000
-    return time
 
 
 # --- what producers call -----------------------------------------------------------------------
@@ -176,6 +167,25 @@ cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
     return writer_start(writer) if state == STOPPED else 0
 
 
+cdef inline void writer_begin_trouble(Writer *writer) noexcept nogil:
+    """Something to be told: see Engine.news(). Any thread."""
+    cdef uint64_t number = load_relaxed(&writer.trouble.value)
+    while not number & 1:
+        if cas_seq_cst(&writer.trouble.value, &number, number + 1):
+            return
+
+
+cdef inline void writer_offer_socket(Writer *writer, int fd) noexcept nogil:
+    """Hand a connected socket over; the writer closes it in the end. Any thread.
+
+    One that was offered before and not taken is closed. -1: offer none any more.
+    """
+    cdef uint64_t before = exchange_seq_cst(&writer.offered_fd.value, <uint64_t>(fd + 1))
+    if before:
+        close(<int>(before - 1))
+    writer_wake(writer)
+
+
 cdef inline void writer_await_tail(Writer *writer, uint64_t wanted,
                                    uint64_t timeout) noexcept nogil:
     """Wait until the ring's tail has reached `wanted`, at most `timeout` ns. Any thread."""
@@ -195,6 +205,13 @@ cdef inline void writer_await_tail(Writer *writer, uint64_t wanted,
 
 # --- the thread --------------------------------------------------------------------------------
 
+cdef inline void writer_end_trouble(Writer *writer) noexcept nogil:
+    """Once records go out again and there is room for a good many more."""
+    cdef uint64_t number = load_relaxed(&writer.trouble.value)
+    if ring_used(&writer.ring) <= writer.ring.capacity // 2:
+        cas_seq_cst(&writer.trouble.value, &number, number + 1)
+
+
 cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogil:
     cdef uint64_t used = ring_used(&writer.ring)
     # tail moves nowhere else, so `used` is at its highest just before this.
@@ -203,6 +220,8 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
     ring_release(&writer.ring, position)                        # R1
     if load_relaxed(&writer.stalled.value):
         store_relaxed(&writer.stalled.value, 0)
+    if load_relaxed(&writer.trouble.value) & 1:
+        writer_end_trouble(writer)
     if position >= load_seq_cst(&writer.wanted.value):          # W1 pairs with W2
         pthread_mutex_lock(&writer.progress_lock)
         # Who waits for more than this says so again.
@@ -238,15 +257,29 @@ cdef inline void writer_count_error(Writer *writer, int error) noexcept nogil:
     store_relaxed(&writer.counters.last_errno, <uint64_t>error)
 
 
-cdef inline bint writer_connect(Writer *writer) noexcept nogil:
-    cdef int error = transport_connect(&writer.transport)
+cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
+    transport_close(&writer.transport)
+    store_relaxed(&writer.has_socket, 0)
+
+
+cdef inline Drained writer_connect(Writer *writer) noexcept nogil:
+    """RING_EMPTY stands for: connected, go on."""
+    cdef uint64_t offered = exchange_seq_cst(&writer.offered_fd.value, 0)
+    cdef int error = 0
+    if offered:
+        transport_adopt(&writer.transport, <int>(offered - 1))
+    else:
+        error = transport_connect(&writer.transport)
+    if error == EINPROGRESS:
+        return CONNECTING
     if error:
         writer_count_error(writer, error)
-        return False
+        return NO_PEER
+    store_relaxed(&writer.has_socket, 1)
     if writer.was_connected:
         count_owned(&writer.counters.reconnects, 1)
     writer.was_connected = True
-    return True
+    return RING_EMPTY
 
 
 cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
@@ -271,13 +304,16 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
 cdef inline Drained writer_drain(Writer *writer) noexcept nogil:
     """Send records until there are none, or the peer or the kernel says no."""
     cdef Outcome outcome
+    cdef Drained drained
     cdef int count, sent
     while not load_acquire(&writer.stop.value):
         count = writer_gather(writer)
         if count == 0:
             return RING_EMPTY
-        if writer.transport.fd < 0 and not writer_connect(writer):
-            return NO_PEER
+        if writer.transport.fd < 0 or writer.transport.connecting:
+            drained = writer_connect(writer)
+            if drained != RING_EMPTY:
+                return drained
         sent = transport_send(&writer.transport, count)
         if sent >= 0:
             writer.backoff = 0
@@ -297,7 +333,7 @@ cdef inline Drained writer_drain(Writer *writer) noexcept nogil:
             writer_shorten_first(writer)
         else:
             writer_count_error(writer, errno)
-            transport_close(&writer.transport)
+            writer_disconnect(writer)
             # At once the first time: a restarted daemon is usually there again.
             if writer.backoff:
                 return NO_PEER
@@ -342,7 +378,10 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
             writer_pause(writer, 0, True)
         elif drained == NO_MEMORY:
             writer_pause(writer, MEMORY_PAUSE, False)
+        elif drained == CONNECTING:
+            writer_pause(writer, writer.transport.connect_timeout, True)
         elif drained == NO_PEER:
+            writer_begin_trouble(writer)
             writer.backoff = min(max(2 * writer.backoff, <uint64_t>BACKOFF_MIN),
                                  <uint64_t>BACKOFF_MAX)
             writer_pause(writer, writer.backoff, False)
@@ -366,7 +405,7 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
 cdef inline void *writer_main(void *argument) noexcept nogil:
     cdef Writer *writer = <Writer *>argument
     writer_loop(writer)
-    transport_close(&writer.transport)
+    writer_disconnect(writer)
     store_seq_cst(&writer.state.value, STOPPED)
     return NULL
 
@@ -395,15 +434,29 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     return error
 
 
-cdef inline void writer_stop(Writer *writer) noexcept nogil:
-    """Stop and join the thread; what it has not sent stays in the ring. Any thread but its own."""
+cdef inline bint writer_stop(Writer *writer) noexcept nogil:
+    """Stop and join the thread; what it has not sent stays in the ring. Any thread but its own.
+
+    Returns False if it does not come back, because a name server keeps it
+    waiting: then it is left to itself, and so is the Writer, for good.
+    """
+    cdef timespec deadline
+    cdef bint joined = True
     pthread_mutex_lock(&writer.lifecycle)
     if writer.started:
         store_seq_cst(&writer.stop.value, 1)
         writer_wake(writer)
-        pthread_join(writer.thread, NULL)
+        if transport_is_network(&writer.transport):
+            clock_gettime(CLOCK_REALTIME, &deadline)
+            deadline.tv_sec += RESOLVER_PATIENCE
+            joined = pthread_timedjoin_np(writer.thread, NULL, &deadline) == 0
+            if not joined:
+                pthread_detach(writer.thread)
+        else:
+            pthread_join(writer.thread, NULL)
         writer.started = False
     pthread_mutex_unlock(&writer.lifecycle)
+    return joined
 
 
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
@@ -412,6 +465,7 @@ cdef inline void writer_destroy(Writer *writer) noexcept nogil:
     In a forked child, which inherits no thread, this frees the copy and leaves
     the parent's records alone.
     """
+    writer_offer_socket(writer, -1)
     transport_close(&writer.transport)
     ring_destroy(&writer.ring)
     if writer.wake_fd >= 0:

@@ -1,17 +1,22 @@
 """The logging handler: the standard library's interface in front of an Engine."""
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import logging.handlers
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING
 
-from fastlog import _emit, _options
+from fastlog import _emit, _lifecycle, _options
 from fastlog._core import Engine, Stats
 
 if TYPE_CHECKING:
     from typing import Literal
+
+_CONNECT_UNIXSOCKET = vars(logging.handlers.SysLogHandler)["_connect_unixsocket"]
 
 
 class SysLogHandler(logging.handlers.SysLogHandler):
@@ -23,14 +28,18 @@ class SysLogHandler(logging.handlers.SysLogHandler):
     the formatter is not a plain `logging.Formatter`.
 
     address: path of a unix socket (str or PathLike; a leading NUL means the
-        abstract namespace). None: /dev/log, else /run/systemd/journal/dev-log.
-        It need not exist yet: records wait in the ring until it does.
+        abstract namespace), or (host, port). None: /dev/log, else
+        /run/systemd/journal/dev-log. It need not exist or answer yet: records
+        wait in the ring until it does. A host's name is looked up by the writer.
     facility: name or number (0-23).
-    socktype: socket.SOCK_DGRAM, socket.SOCK_STREAM, or None: datagram, and
-        stream if that is what listens.
-    timeout: taken for the sake of the standard library's signature (3.14); no
-        call of a unix socket waits here.
+    socktype: socket.SOCK_DGRAM, socket.SOCK_STREAM, or None: datagram, and for
+        a unix socket stream if that is what listens.
+    timeout: seconds that the writer gives a TCP connect; None: what the kernel
+        allows. No call waits for it.
     protocol: "stdlib": `<PRI>` + ident + message, + NUL if append_nul.
+    framing: of records on a stream. None: the standard library's, which is none.
+        "octet-counting" or "newline": as in RFC 6587; append_nul is then False
+        by default, and with "newline" a line feed in a message becomes #012.
     ident: put before each message, "" by default. An attribute, read at each
         record, like append_nul.
     append_nul: end each message with a NUL byte, True by default.
@@ -56,12 +65,13 @@ class SysLogHandler(logging.handlers.SysLogHandler):
 
     def __init__(
         self,
-        address: str | os.PathLike[str] | None = None,
-        facility: int | str = "user",
+        address: str | os.PathLike[str] | tuple[str, int] | None = None,
+        facility: int | str = logging.handlers.SysLogHandler.LOG_USER,
         socktype: int | None = None,
         timeout: float | None = None,
         *,
         protocol: Literal["stdlib"] = "stdlib",
+        framing: Literal["octet-counting", "newline"] | None = None,
         ident: str | None = None,
         append_nul: bool | None = None,
         capacity: int = 4 * 1024 * 1024,
@@ -71,22 +81,37 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         urgent_level: int | str = logging.ERROR,
         close_timeout: float = 5.0,
     ) -> None:
+        paths: tuple[str, ...] = ()
+        host, port = "", 0
         if address is None:
-            paths: tuple[str, ...] = _options.DEFAULT_PATHS
-        else:
+            paths = _options.DEFAULT_PATHS
+        elif isinstance(address, (str, os.PathLike)):
             paths = (_options.socket_path(address),)
+        else:
+            host, port = _options.host_and_port(address)
+        self._destination = (host, port)
+        self.address = paths[0] if paths else self._destination
+        self.unixsocket = bool(paths)
         # Wider than typeshed's types: the standard library takes names and None as well.
         self.facility = _options.facility(facility, self.facility_names)  # type: ignore[assignment]
         self.socktype = _options.socktype(socktype)  # type: ignore[assignment]
+        if host and socktype is None:
+            self.socktype = socket.SOCK_DGRAM
         self.timeout = None if timeout is None else _options.seconds("timeout", timeout)
         self.protocol = _options.choice("protocol", protocol, ("stdlib",))
+        self.framing = framing
         _options.optional("ident", ident, str)
         _options.optional("append_nul", append_nul, bool)
         self.urgent_level = _options.level("urgent_level", urgent_level)
         self.close_timeout = _options.seconds("close_timeout", close_timeout)
         self._engine = Engine(
-            paths=[os.fsencode(path) for path in paths],
+            [_options.connectable(path) for path in paths],
+            host=_options.encoded_host(host),
+            service=str(port).encode(),
             socktype=self.socktype or 0,
+            connect_timeout=self.timeout or 0.0,
+            adopting=self._makes_sockets(),
+            framing=_options.framing(framing, self.socktype),
             capacity=_options.capacity(capacity),
             block=_options.choice("overflow", overflow, ("block", "drop_new")) == "block",
             block_timeout=_options.seconds("block_timeout", block_timeout),
@@ -95,13 +120,17 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         self._gave_up_at: int | None = None
         # Not the parent's __init__: it would connect, here and now.
         logging.Handler.__init__(self)
-        self.address = paths[0]
-        self.unixsocket = True
-        self.socket = None
+        self.socket: socket.socket | None = None
         if ident is not None:
             self.ident = ident
         if append_nul is not None:
             self.append_nul = append_nul
+        elif framing is not None:
+            self.append_nul = False
+        if self._makes_sockets():
+            self.createSocket()
+            self._hand_over_socket()
+        _lifecycle.watch(self)
 
     handle = _emit.handle
     emit = _emit.emit
@@ -127,6 +156,9 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         again, as the standard library's handler opens a new socket.
         """
         self._stop(self._seconds(timeout))
+        made, self.socket = self.socket, None
+        if made is not None:
+            made.close()
         logging.Handler.close(self)
 
     def __del__(self) -> None:
@@ -134,12 +166,100 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         if hasattr(self, "_gave_up_at"):
             self._stop(self.close_timeout)
 
+    def __reduce__(self) -> str:
+        raise TypeError("a fastlog.SysLogHandler cannot be pickled or copied in depth: it has a "
+                        "thread and a socket; make one in each process")
+
     def _stop(self, timeout: float) -> None:
         # logging.shutdown() calls flush() first: do not wait twice for a daemon that hangs.
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
         pending = self._engine.close(0.0 if hopeless else timeout)
-        if pending and logging.raiseExceptions and sys.stderr is not None:
-            sys.stderr.write(f"fastlog: {pending} records were not delivered to {self.address}\n")
+        if pending:
+            self._tell(f"{pending} records were not delivered to {self.address}")
+
+    # --- sockets that a subclass makes -------------------------------------------------------
+
+    def _makes_sockets(self) -> bool:
+        """Whether a subclass has its own way to connect. Then it is asked, as by the stdlib."""
+        cls = type(self)
+        return (cls.createSocket is not SysLogHandler.createSocket
+                or cls._connect_unixsocket  # type: ignore[attr-defined]
+                is not _CONNECT_UNIXSOCKET)
+
+    def createSocket(self) -> None:
+        """Connect `self.socket` here and now, as the standard library's method does.
+
+        Called for subclasses that override this or `_connect_unixsocket`: when
+        the handler is made, and by a record that finds no connection. Otherwise
+        the writer connects by itself and `self.socket` stays None.
+        """
+        if self.unixsocket:
+            with contextlib.suppress(OSError):
+                self._connect_unixsocket(self.address)  # type: ignore[attr-defined]
+            return
+        host, port = self._destination
+        failure: OSError | None = None
+        for family, kind, number, _, name in socket.getaddrinfo(host, port, 0, self.socktype):
+            made = socket.socket(family, kind, number)
+            try:
+                made.settimeout(self.timeout)
+                made.connect(name)
+            except OSError as error:
+                made.close()
+                failure = error
+            else:
+                self.socket = made
+                return
+        raise failure or OSError("getaddrinfo returns an empty list")
+
+    def _renew_socket(self) -> None:
+        """Connect again; if that fails, the records wait and the next one tries again."""
+        if self.socket is not None:
+            self.socket.close()
+        with contextlib.suppress(OSError):
+            self.createSocket()
+            self._hand_over_socket()
+
+    def _hand_over_socket(self) -> None:
+        """Give the writer the connection. The descriptor is its own, the connection is shared."""
+        if self.socket is not None and self.socket.fileno() >= 0:
+            self._engine.adopt(os.dup(self.socket.fileno()))
+
+    # --- what goes wrong -----------------------------------------------------------------------
+
+    def _follow_up(self, record: logging.LogRecord, outcome: int) -> None:
+        """After Engine.put returned more than "accepted": see Put in _core.pxd."""
+        accepted, news, flush = outcome & 1, outcome & 2, outcome & 4
+        if flush and accepted and self._gave_up_at != self._progress():
+            self.flush()
+        own = getattr(self.handleError, "__func__", None) is not logging.Handler.handleError
+        if not accepted and own:      # somebody has a place for records that cannot be sent
+            try:
+                raise BlockingIOError(errno.EAGAIN, "the ring is full and nothing is sent",
+                                      str(self.address))
+            except BlockingIOError:
+                self.handleError(record)
+        if news:
+            self._tell_news()
+
+    def _tell_news(self) -> None:
+        news = self._engine.news()
+        if news is None:
+            return
+        over, dropped, error = news
+        if over:
+            self._tell(f"{self.address} takes records again"
+                       + (f"; {dropped} were dropped" if dropped else ""))
+        elif dropped:
+            self._tell(f"{self.address} takes no records and the ring is full: they are dropped")
+        else:
+            self._tell(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
+
+    def _tell(self, text: str) -> None:
+        """A line on stderr, unless logging.raiseExceptions says that nobody wants to know."""
+        if logging.raiseExceptions and sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+                sys.stderr.write(f"fastlog: {text}\n")
 
     def stats(self) -> Stats:
         """The handler's counters. Thread-safe; no lock is taken."""

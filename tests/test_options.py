@@ -8,8 +8,20 @@ import fastlog
 
 
 @pytest.mark.parametrize("options, error, words", [
-    ({"address": 7}, TypeError, "address.*str or os.PathLike"),
+    ({"address": 7}, TypeError, "address.*str or os.PathLike.*host, port"),
     ({"address": b"/dev/log"}, TypeError, "address"),
+    ({"address": ("host",)}, TypeError, "address"),
+    ({"address": ("host", "514")}, TypeError, "address must have an int as port"),
+    ({"address": ("host", 0)}, ValueError, "address must have a port from 1 to 65535"),
+    ({"address": ("host", 65536)}, ValueError, "address must have a port"),
+    ({"address": (b"host", 514)}, TypeError, "address must have a str as host"),
+    ({"address": ("", 514)}, ValueError, "address must have a host name"),
+    ({"address": (254 * "x", 514)}, ValueError, "address must have a host name"),
+    ({"address": ("a\0b", 514)}, ValueError, "address must not contain a NUL"),
+    ({"address": ("\u00fc" * 64 + ".x", 514)}, ValueError, "address must have a valid host name"),
+    ({"framing": "lines"}, ValueError, "framing.*'octet-counting'"),
+    ({"framing": "newline"}, ValueError, "framing.*SOCK_STREAM"),
+    ({"framing": 1, "socktype": socket.SOCK_STREAM}, TypeError, "framing"),
     ({"address": ""}, ValueError, "address must not be empty"),
     ({"address": "/" + 107 * "x"}, ValueError, "address must be at most 107 bytes"),
     ({"address": "\0" + 108 * "x"}, ValueError, "address must be at most 108 bytes"),

@@ -1,6 +1,7 @@
 """README.md is true: its code runs, its commands exist, its table of options is the signature."""
 import inspect
 import logging
+import logging.handlers
 import re
 import socket
 
@@ -90,11 +91,12 @@ def test_table_of_options(readme):
     parameters = inspect.signature(fastlog.SysLogHandler).parameters
     assert list(rows) == list(parameters)
     spelled = {"capacity": "4 MiB", "block_timeout": "0.2 s", "linger": "0.002 s",
-               "close_timeout": "5 s", "urgent_level": "`logging.ERROR`",
+               "close_timeout": "5 s", "facility": "`LOG_USER`", "urgent_level": "`logging.ERROR`",
                "ident": '`""`', "append_nul": "`True`"}
     for name, parameter in parameters.items():
         default = repr(parameter.default).replace("'", '"')
         assert rows[name] == spelled.get(name, f"`{default}`"), name
+    assert parameters["facility"].default == logging.handlers.SysLogHandler.LOG_USER
     assert parameters["capacity"].default == 4 * 1024 * 1024
     assert parameters["block_timeout"].default == 0.2
     assert parameters["linger"].default == 0.002

@@ -1,0 +1,240 @@
+"""Forks, multiprocessing and the ways a process ends: every record arrives, once."""
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+PROGRAM = """
+import atexit, logging, os, signal, sys, threading, time
+import fastlog
+log = logging.getLogger("program")
+log.setLevel(logging.DEBUG)
+log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1]))
+"""
+
+
+class Collector(threading.Thread):
+    """Takes datagrams until it is told how many there must have been."""
+
+    def __init__(self, sink):
+        super().__init__()
+        self.sink = sink
+        self.lines = []
+        self.arrived = threading.Condition()
+        self.start()
+
+    def run(self):
+        while (datagram := self.sink.take_one()) != b"<14>end of test\0":
+            with self.arrived:
+                self.lines.append(datagram[4:-1].decode())
+                self.arrived.notify()
+
+    def expect(self, count):
+        """The lines, once there are `count`; more would be an error."""
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.lines) >= count, 30), len(self.lines)
+        self.stop()
+        assert len(self.lines) == count
+        return self.lines
+
+    def stop(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.connect(self.sink.path)
+            client.send(b"<14>end of test\0")
+        self.join()
+
+
+@pytest.fixture
+def collector(sink):
+    running = Collector(sink)
+    yield running
+    if running.is_alive():
+        running.stop()
+
+
+def by_source(lines):
+    found = {}
+    for line in lines:
+        source, number = line.split()
+        found.setdefault(source, []).append(int(number))
+    return found
+
+
+@pytest.mark.parametrize("fork, children", [("os.fork", 15), ("ctypes.PyDLL(None).fork", 5)],
+                         ids=["python", "c"])
+def test_fork_under_logging_threads(run_python, sink, collector, fork, children):
+    """Each child's 100 records and all of the parent's, once and in order."""
+    out = run_python(PROGRAM + f"""
+import ctypes
+done = threading.Event()
+counts = [0, 0]
+def work(n):
+    while not done.is_set():
+        log.info("thread%d %d", n, counts[n])
+        counts[n] += 1
+        time.sleep(0.0005)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+for thread in threads: thread.start()
+fork = {fork}
+for child in range({children}):
+    if not (pid := fork()):
+        for i in range(100): log.info("child%d %d", child, i)
+        os._exit(0 if handler.flush() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+done.set()
+for thread in threads: thread.join()
+print(*counts)
+""", sink.path, options=["-W", "ignore::DeprecationWarning"])
+    counts = [int(word) for word in out.split()]
+    found = by_source(collector.expect(sum(counts) + 100 * children))
+    assert found == {**{f"thread{n}": list(range(counts[n])) for n in range(2)},
+                     **{f"child{n}": list(range(100)) for n in range(children)}}
+
+
+MULTIPROCESSING = """
+import logging, logging.handlers, multiprocessing, os, sys
+import fastlog
+
+def set_up(path):
+    log = logging.getLogger("program")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(fastlog.SysLogHandler(path))
+    return log
+
+def work(name, path):
+    log = logging.getLogger("program")
+    if not log.handlers: set_up(path)
+    for i in range(100): log.info("%s %d", name, i)
+
+def pooled(name):
+    work(name, sys.argv[1])
+
+if __name__ == "__main__":
+    log = set_up(sys.argv[1])
+    log.info("parent 0")
+    context = multiprocessing.get_context(sys.argv[2])
+    children = [context.Process(target=work, args=(f"child{n}", sys.argv[1])) for n in range(4)]
+    for child in children: child.start()
+    for child in children: child.join()
+    assert not any(child.exitcode for child in children)
+    log.info("parent 1")
+    if sys.argv[3:]:
+        from concurrent.futures import ProcessPoolExecutor
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            list(pool.map(pooled, [f"pooled{n}" for n in range(4)]))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(sink, collector, tmp_path, method):
+    """Four processes and a pool: they end by os._exit, and their records arrive all the same."""
+    script = tmp_path / "program.py"
+    script.write_text(MULTIPROCESSING)
+    done = subprocess.run([sys.executable, str(script), sink.path, method, "pool"],
+                          capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+    found = by_source(collector.expect(2 + 8 * 100))
+    assert found == {"parent": [0, 1], **{f"child{n}": list(range(100)) for n in range(4)},
+                     **{f"pooled{n}": list(range(100)) for n in range(4)}}
+
+
+@pytest.mark.parametrize("ending, stderr, status", [
+    ("", "", 0),
+    ("sys.exit(3)", "", 3),
+    ("threading.Thread(target=sys.exit).start()", "", 0),
+    ("raise ValueError('unhandled')", re.compile("ValueError: unhandled"), 1),
+    ("signal.raise_signal(signal.SIGINT)", re.compile("KeyboardInterrupt"), -signal.SIGINT),
+    ("logging.shutdown()", "", 0),
+    ("handler.close()", "", 0),
+    ("del handler; log.handlers.clear()", "", 0),
+], ids=["end", "sys.exit", "thread", "exception", "SIGINT", "shutdown", "close", "dropped"])
+def test_ways_to_end(run_python, sink, collector, ending, stderr, status):
+    run_python(PROGRAM + "for i in range(1000): log.info('record %d', i)\n" + ending, sink.path,
+               stderr=stderr, returncode=status)
+    assert by_source(collector.expect(1000)) == {"record": list(range(1000))}
+
+
+def test_records_during_the_exit(run_python, sink, collector):
+    """From exit functions, before and after logging's own, and from __del__: all arrive."""
+    run_python("""
+import atexit
+atexit.register(lambda: log.info("last 2"))  # registered before logging's own: runs after it
+""" + PROGRAM + """
+class Late:
+    def __del__(self): log.info("last 3")
+late = Late()
+atexit.register(lambda: log.info("last 1"))
+log.info("last 0")
+""", sink.path)
+    assert by_source(collector.expect(4)) == {"last": [0, 1, 2, 3]}
+
+
+def test_daemon_threads_at_the_end(run_python, sink, collector):
+    """A daemon thread that logs on while the interpreter ends: no hang, nothing on stderr."""
+    out = run_python(PROGRAM + """
+def work():
+    i = 0
+    while True:
+        log.info("record %d", i)
+        i += 1
+        time.sleep(0.0001)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+print("main ends", flush=True)
+""", sink.path)
+    assert out == "main ends\n"
+    collector.stop()
+    numbers = by_source(collector.lines)["record"]
+    assert numbers == list(range(len(numbers))) and numbers
+
+
+def test_subprocess_inherits_nothing(run_python, sink, collector):
+    run_python(PROGRAM + """
+import subprocess
+log.info("record 0")
+handler.flush()
+listed = subprocess.run(["ls", "-l", "/proc/self/fd"], capture_output=True, text=True,
+                        close_fds=False).stdout
+assert "eventfd" not in listed and "memfd" not in listed and "socket" not in listed, listed
+log.info("record 1")
+""", sink.path)
+    assert by_source(collector.expect(2)) == {"record": [0, 1]}
+
+
+def test_logging_in_a_signal_handler(run_python, sink, collector):
+    """Signals that interrupt logging calls log by themselves: no deadlock, nothing lost."""
+    out = run_python(PROGRAM + """
+hits = 0
+def on_alarm(signum, frame):
+    global hits
+    log.info("signal %d", hits)
+    hits += 1
+signal.signal(signal.SIGALRM, on_alarm)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+i = 0
+while hits < 100:
+    log.info("main %d", i)
+    i += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(i, hits)
+""", sink.path)
+    count, hits = map(int, out.split())
+    found = by_source(collector.expect(count + hits))
+    assert found == {"main": list(range(count)), "signal": list(range(hits))}
+
+
+def test_asyncio(run_python, sink, collector):
+    run_python(PROGRAM + """
+import asyncio
+async def work(n):
+    for i in range(100):
+        log.info("task%d %d", n, i)
+        await asyncio.sleep(0)
+async def main(): await asyncio.gather(*(work(n) for n in range(5)))
+asyncio.run(main())
+""", sink.path, options=["-X", "dev"])
+    assert by_source(collector.expect(500)) == {f"task{n}": list(range(100)) for n in range(5)}
