@@ -41,6 +41,7 @@ cdef extern from "<sys/socket.h>" nogil:
         unsigned short ss_family
     int socket(int family, int socktype, int protocol) noexcept
     int connect(int fd, const sockaddr *address, socklen_t length) noexcept
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t length) noexcept
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length) noexcept
     ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
     ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
@@ -51,6 +52,14 @@ cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
         unsigned short sun_family
         char sun_path[108]        # unix(7); no terminating NUL needed at full length
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
 
 cdef extern from *:
     """
@@ -183,10 +192,13 @@ cdef inline int transport_try_address(Transport *transport, int index,
                                       int socktype) noexcept nogil:
     """Returns 0, EINPROGRESS, or an errno."""
     cdef Address *address = &transport.addresses[index]
-    cdef int error = 0
+    cdef int error = 0, yes = 1
     cdef int fd = socket(address.storage.ss_family, socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
     if fd < 0:
         return errno
+    if transport_is_network(transport) and socktype == SOCK_STREAM:
+        # Records are batched already; Nagle's algorithm would hold an urgent one back.
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes))
     if connect(fd, <sockaddr *>&address.storage, address.length) != 0:
         error = errno
         if error != EINPROGRESS:

@@ -20,6 +20,10 @@ log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1]))
 """
 
 
+# From 3.12 on os.fork() warns where the process has a second thread, as it does here.
+FORK_WITH_THREADS = ["-W", "ignore:This process:DeprecationWarning"]
+
+
 def test_flush_waits_until_the_kernel_has_all(handler, log, sink):
     for i in range(10):
         log.info("%d", i)
@@ -186,7 +190,7 @@ assert handler.flush()
 assert handler.stats().accepted == (4 if child else 2)
 if not child: os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-""", sink.path)
+""", sink.path, options=FORK_WITH_THREADS)
     received = sink.take(6)
     assert [r for r in received if b"parent" in r] == [b"<14>parent %d\0" % i for i in range(4)]
     assert [r for r in received if b"child" in r] == [b"<14>child %d\0" % i for i in range(2, 4)]

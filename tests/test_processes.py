@@ -88,7 +88,7 @@ for child in range({children}):
 done.set()
 for thread in threads: thread.join()
 print(*counts)
-""", sink.path, options=["-W", "ignore::DeprecationWarning"])
+""", sink.path, options=["-W", "ignore:This process:DeprecationWarning"])
     counts = [int(word) for word in out.split()]
     found = by_source(collector.expect(sum(counts) + 100 * children))
     assert found == {**{f"thread{n}": list(range(counts[n])) for n in range(2)},
