@@ -30,7 +30,6 @@ def test_logging_tests_of_the_interpreter(tmp_path):
     assert done.returncode == 0, done.stderr
     assert int(re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)[1]) >= 60
     for name in ("SysLogHandlerTest", "UnixSysLogHandlerTest", "IPv6SysLogHandlerTest"):
-        for test in ("test_output", "test_udp_reconnection"):
-            line = re.search(rf"^{test} \(.*\b{name}\b.*\n?.*\.\.\. (.*)$", done.stderr,
+        results = re.findall(rf"^\w+ \(.*\b{name}\b.*\n?.*\.\.\. (.*)$", done.stderr,
                              re.MULTILINE)
-            assert line and line[1] == "ok", (name, test, done.stderr)
+        assert results and set(results) == {"ok"}, (name, done.stderr)
