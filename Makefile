@@ -25,7 +25,7 @@ help:
 	@echo 'PYTHON=python3.13 VENV=.venv-3.13 choose another interpreter'
 
 demo: $(VENV)/installed daemons
-	$(bin)/python -m fastlog demo
+	$(bin)/fastlog demo
 
 test: $(VENV)/installed $(VENV)/tools-test daemons
 	$(bin)/pytest $(PYTEST_ARGS)
