@@ -17,7 +17,7 @@ sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE \
 help:
 	@echo 'make demo    build, then log 200,000 records through a real rsyslogd and show them'
 	@echo 'make test    the whole test suite, against the installed sdist'
-	@echo 'make bench   the benchmarks (about four minutes); BENCH_ARGS=--quick for a look'
+	@echo 'make bench   the benchmarks (about five minutes); BENCH_ARGS=--quick for a look'
 	@echo 'make lint    ruff, cython-lint, mypy, stubtest'
 	@echo 'make sdist   the source distribution, in dist/'
 	@echo 'make setup   everything that the others need, daemons included'

@@ -94,6 +94,36 @@ def test_daemon_restart(handler, log, sink):
     assert handler.stats().reconnects == 1
 
 
+def test_directory_removed_and_made_again(make_handler, make_sink, directory, logger_for):
+    """The path is looked up at each connect, so the new daemon's socket is found."""
+    place = directory / "run"
+    place.mkdir()
+    sink = make_sink(place / "log")
+    log = logger_for(make_handler(sink.path))
+    log.info("before")
+    assert sink.take_one() == b"<14>before\0"
+    sink.close()
+    place.rmdir()
+    for i in range(5):
+        log.info("down %d", i)
+    place.mkdir()
+    sink.bind()
+    assert sink.take(5) == [b"<14>down %d\0" % i for i in range(5)]
+
+
+def test_socket_replaced_while_the_old_daemon_lives(handler, log, make_sink, sink, directory):
+    """As with the standard library: the connection stays with the daemon that has it."""
+    log.info("old")
+    assert sink.take_one() == b"<14>old\0"
+    (directory / "log").unlink()
+    new = make_sink(directory / "log")
+    log.info("still old")
+    assert sink.take_one() == b"<14>still old\0"
+    sink.socket.close()
+    log.info("new")
+    assert new.take_one() == b"<14>new\0"
+
+
 def test_stream_fallback(make_handler, make_sink, logger_for):
     """Where a stream socket listens, records go there, each ended by its NUL."""
     sink = make_sink(kind=socket.SOCK_STREAM)

@@ -173,6 +173,36 @@ log.info("last 0")
     assert by_source(collector.expect(4)) == {"last": [0, 1, 2, 3]}
 
 
+def test_handler_made_during_the_exit(run_python, sink, collector):
+    """Python 3.12 starts no thread of its own any more then; the writer is none of its own."""
+    run_python("""
+import atexit, logging, sys
+import fastlog
+def late():
+    log = logging.getLogger("program")
+    log.addHandler(fastlog.SysLogHandler(sys.argv[1]))
+    log.warning("last 0")
+    logging.shutdown()
+    log.warning("last 1")
+atexit.register(late)
+""", sink.path)
+    assert collector.expect(2) == ["last 0", "last 1"]
+
+
+def test_process_id_is_the_childs(run_python, sink, collector):
+    """In a forked child's records, where the format asks for it."""
+    out = run_python(PROGRAM + """
+handler.setFormatter(logging.Formatter("pid %(process)d"))
+log.info("x")
+if child := os.fork():
+    os.waitpid(child, 0)
+    print(os.getpid(), child)
+else:
+    log.info("x")
+""", sink.path, options=["-W", "ignore:This process:DeprecationWarning"])
+    assert collector.expect(2) == [f"pid {pid}" for pid in out.split()]
+
+
 def test_daemon_threads_at_the_end(run_python, sink, collector):
     """A daemon thread that logs on while the interpreter ends: no hang, nothing on stderr."""
     out = run_python(PROGRAM + """
