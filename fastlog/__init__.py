@@ -4,7 +4,7 @@
 record's bytes go into a ring buffer, and a native thread sends them.
 """
 try:
-    from fastlog._core import Stats
+    from fastlog import _core as _core
 except ImportError as _error:  # the source tree shadows the installed package
     raise ImportError(
         f"fastlog's native part did not load ({_error}). In a source tree, install the package "
@@ -12,6 +12,7 @@ except ImportError as _error:  # the source tree shadows the installed package
         "(`python setup.py build_ext --inplace`)."
     ) from _error
 
+from fastlog._stats import Stats
 from fastlog.handlers import SysLogHandler
 
 __all__ = ["Stats", "SysLogHandler"]

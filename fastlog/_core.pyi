@@ -1,24 +1,8 @@
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from typing_extensions import Self, disjoint_base
 
-class Stats(NamedTuple):
-    submitted: int
-    accepted: int
-    sent: int
-    dropped: int
-    discarded: int
-    pending: int
-    pending_bytes: int
-    high_watermark: int
-    capacity: int
-    truncated: int
-    reconnects: int
-    send_errors: int
-    last_errno: int
-    wakeups: int
-    stalled: bool
+from fastlog._stats import Stats
 
 @disjoint_base
 class Engine:

@@ -1,7 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Engine: a ring and its writer, seen from Python. The only border between the two worlds."""
-from collections import namedtuple
-
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -9,6 +7,8 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
+
+from fastlog._stats import Stats
 
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, load_acquire, load_relaxed,
                                load_seq_cst, store_relaxed)
@@ -34,36 +34,6 @@ cdef enum:
     PROGRESS_CHECK = 10 * MILLISECOND
     # It is woken when this part of the ring is free: not for each record's room.
     ROOM_SHARE = 32
-
-
-Stats = namedtuple("Stats", [
-    "submitted", "accepted", "sent", "dropped", "discarded", "pending", "pending_bytes",
-    "high_watermark", "capacity", "truncated", "reconnects", "send_errors", "last_errno",
-    "wakeups", "stalled"])
-Stats.__module__ = "fastlog"
-Stats.__doc__ = """\
-The counters of one handler since it was made (in a forked child: since the fork).
-
-`submitted == accepted + dropped` and `accepted == sent + discarded + pending`, whenever read.
-"""
-for _field, _doc in {
-    "submitted": "Records that reached the handler.",
-    "accepted": "Records that found room in the ring.",
-    "sent": "Records handed to the kernel.",
-    "dropped": "Records refused because there was no room.",
-    "discarded": "Records the kernel would not take in any length.",
-    "pending": "Records in the ring now.",
-    "pending_bytes": "Bytes of the ring taken now, record headers included.",
-    "high_watermark": "The most bytes of the ring ever taken.",
-    "capacity": "Bytes of the ring.",
-    "truncated": "Records that were sent shortened.",
-    "reconnects": "Connections made after the first.",
-    "send_errors": "Failed connects and sends; waiting for a slow daemon is none.",
-    "last_errno": "The errno of the last of them; 0: none yet.",
-    "wakeups": "Wake-up calls that logging threads made.",
-    "stalled": "Whether the daemon takes nothing, so that records without room are dropped.",
-}.items():
-    getattr(Stats, _field).__doc__ = _doc
 
 
 # --- which process is this? --------------------------------------------------------------------

@@ -10,56 +10,14 @@ from posix.unistd cimport close
 
 from fastlog._clock cimport SECOND, monotonic_ns
 from fastlog._frame cimport frame_utf8_floor
+from fastlog._posix cimport (AF_UNIX, AI_NUMERICSERV, EAI_SYSTEM, IPPROTO_TCP, MSG_DONTWAIT,
+                             MSG_NOSIGNAL, MSG_PEEK, POLLOUT, SOCK_CLOEXEC, SOCK_DGRAM,
+                             SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_TYPE,
+                             TCP_NODELAY, addrinfo, connect, freeaddrinfo, getaddrinfo,
+                             getsockopt, iovec, mmsghdr, msghdr, poll, pollfd, recv, send,
+                             sendmmsg, sendmsg, setsockopt, sockaddr, sockaddr_storage,
+                             sockaddr_un, socket, socklen_t)
 
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        AF_UNIX
-        SOCK_STREAM
-        SOCK_DGRAM
-        SOCK_CLOEXEC
-        SOCK_NONBLOCK
-        SOL_SOCKET
-        SO_ERROR
-        SO_SNDBUF
-        SO_TYPE
-        MSG_DONTWAIT
-        MSG_NOSIGNAL
-        MSG_PEEK
-    ctypedef unsigned int socklen_t
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec *msg_iov
-        size_t msg_iovlen
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    struct sockaddr:
-        pass
-    struct sockaddr_storage:
-        unsigned short ss_family
-    int socket(int family, int socktype, int protocol) noexcept
-    int connect(int fd, const sockaddr *address, socklen_t length) noexcept
-    int setsockopt(int fd, int level, int name, const void *value, socklen_t length) noexcept
-    int getsockopt(int fd, int level, int name, void *value, socklen_t *length) noexcept
-    ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
-    ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
-    ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept
-    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
-
-cdef extern from "<sys/un.h>" nogil:
-    struct sockaddr_un:
-        unsigned short sun_family
-        char sun_path[108]        # unix(7); no terminating NUL needed at full length
-
-cdef extern from "<netinet/in.h>" nogil:
-    enum:
-        IPPROTO_TCP
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    enum:
-        TCP_NODELAY
 
 cdef extern from *:
     """
@@ -67,30 +25,6 @@ cdef extern from *:
     """
     void errno_set "fastlog_errno_set"(int error) noexcept nogil
 
-cdef extern from "<netdb.h>" nogil:
-    enum:
-        AI_NUMERICSERV
-        EAI_SYSTEM
-    struct addrinfo:
-        int ai_flags
-        int ai_family
-        int ai_socktype
-        socklen_t ai_addrlen
-        sockaddr *ai_addr
-        addrinfo *ai_next
-    int getaddrinfo(const char *host, const char *service, const addrinfo *hints,
-                    addrinfo **found) noexcept
-    void freeaddrinfo(addrinfo *found) noexcept
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    enum:
-        POLLIN
-        POLLOUT
-    int poll(pollfd *descriptors, unsigned long count, int timeout) noexcept
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at the most

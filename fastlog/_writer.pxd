@@ -31,58 +31,22 @@ from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_seq_cst, exchange_se
                                store_seq_cst)
 from fastlog._clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._counters cimport Counters, count_owned
+from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
+                             pollfd, ppoll, pthread_cond_broadcast, pthread_cond_init,
+                             pthread_cond_t, pthread_cond_timedwait, pthread_condattr_destroy,
+                             pthread_condattr_init, pthread_condattr_setclock, pthread_condattr_t,
+                             pthread_create, pthread_detach, pthread_join, pthread_mutex_init,
+                             pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
+                             pthread_setname_np, pthread_sigmask, pthread_t, pthread_timedjoin_np,
+                             sigfillset, sigset_t)
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, Ring, record_bytes, record_span, ring_at,
                             ring_create, ring_destroy, ring_is_ready, ring_peek, ring_release,
                             ring_used)
-from fastlog._transport cimport (POLLIN, POLLOUT, RECONNECT, TOO_LONG, TRANSPORT_BATCH,
-                                 WAIT_MEMORY, WAIT_WRITABLE, Outcome, Transport, pollfd,
-                                 transport_adopt, transport_close, transport_connect,
-                                 transport_init, transport_is_network, transport_outcome,
-                                 transport_send, transport_shorter)
+from fastlog._transport cimport (RECONNECT, TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
+                                 Outcome, Transport, transport_adopt, transport_close,
+                                 transport_connect, transport_init, transport_is_network,
+                                 transport_outcome, transport_send, transport_shorter)
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef unsigned long pthread_t
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    ctypedef struct pthread_condattr_t:
-        pass
-    int pthread_create(pthread_t *thread, const void *attributes,
-                       void *(*entry)(void *) noexcept nogil, void *argument) noexcept
-    int pthread_join(pthread_t thread, void **result) noexcept
-    int pthread_timedjoin_np(pthread_t thread, void **result, const timespec *deadline) noexcept
-    int pthread_detach(pthread_t thread) noexcept
-    int pthread_setname_np(pthread_t thread, const char *name) noexcept
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
-    int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
-    int pthread_condattr_init(pthread_condattr_t *attributes) noexcept
-    int pthread_condattr_setclock(pthread_condattr_t *attributes, int clock) noexcept
-    int pthread_condattr_destroy(pthread_condattr_t *attributes) noexcept
-    int pthread_cond_init(pthread_cond_t *condition,
-                          const pthread_condattr_t *attributes) noexcept
-    int pthread_cond_broadcast(pthread_cond_t *condition) noexcept
-    int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex,
-                               const timespec *deadline) noexcept
-
-cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    enum:
-        SIG_SETMASK
-    int sigfillset(sigset_t *signals) noexcept
-    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *before) noexcept
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum:
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-    int eventfd(unsigned int value, int flags) noexcept
-
-cdef extern from "<poll.h>" nogil:
-    int ppoll(pollfd *descriptors, unsigned long count, const timespec *timeout,
-              const sigset_t *signals) noexcept
 
 cdef extern from *:
     const uint64_t NOBODY "UINT64_MAX"

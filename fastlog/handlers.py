@@ -11,10 +11,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from fastlog import _emit, _lifecycle, _options
-from fastlog._core import Engine, Stats
+from fastlog._core import Engine
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from fastlog._stats import Stats
 
 _CONNECT_UNIXSOCKET = vars(logging.handlers.SysLogHandler)["_connect_unixsocket"]
 

@@ -76,7 +76,7 @@ def work(n):
     while not done.is_set():
         log.info("thread%d %d", n, counts[n])
         counts[n] += 1
-        time.sleep(0.0005)
+        time.sleep(0.0005)  # the load's pace
 threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
 for thread in threads: thread.start()
 fork = {fork}
@@ -211,9 +211,9 @@ def work():
     while True:
         log.info("record %d", i)
         i += 1
-        time.sleep(0.0001)
+        time.sleep(0.0001)  # the load's pace
 threading.Thread(target=work, daemon=True).start()
-time.sleep(0.05)
+while handler.stats().submitted < 100: time.sleep(0.001)
 print("main ends", flush=True)
 """, sink.path)
     assert out == "main ends\n"

@@ -15,18 +15,16 @@ from libc.string cimport memset
 
 from fastlog._atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
 from fastlog._clock cimport MILLISECOND, monotonic_ns
+from fastlog._posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
 from fastlog._ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                             ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
                             ring_try_reserve)
-from fastlog._transport cimport SOCK_DGRAM, transport_add_path
-from fastlog._writer cimport (Writer, pthread_create, pthread_join, pthread_t, writer_await_tail,
-                              writer_create, writer_destroy, writer_notify, writer_stop)
+from fastlog._transport cimport transport_add_path
+from fastlog._writer cimport (Writer, writer_await_tail, writer_create, writer_destroy,
+                              writer_notify, writer_stop)
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
-
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
 
 cdef enum:
     MAX_PRODUCERS = 16

@@ -1,0 +1,119 @@
+"""What the native units use of the C library and Cython does not declare itself."""
+from posix.time cimport timespec
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_UNIX
+        SOCK_STREAM
+        SOCK_DGRAM
+        SOCK_CLOEXEC
+        SOCK_NONBLOCK
+        SOL_SOCKET
+        SO_ERROR
+        SO_SNDBUF
+        SO_TYPE
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+        MSG_PEEK
+    ctypedef unsigned int socklen_t
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    struct sockaddr:
+        pass
+    struct sockaddr_storage:
+        unsigned short ss_family
+    int socket(int family, int socktype, int protocol) noexcept
+    int connect(int fd, const sockaddr *address, socklen_t length) noexcept
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t length) noexcept
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *length) noexcept
+    ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
+    ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
+    ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
+
+cdef extern from "<sys/un.h>" nogil:
+    struct sockaddr_un:
+        unsigned short sun_family
+        char sun_path[108]        # unix(7); no terminating NUL needed at full length
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
+
+cdef extern from "<netdb.h>" nogil:
+    enum:
+        AI_NUMERICSERV
+        EAI_SYSTEM
+    struct addrinfo:
+        int ai_flags
+        int ai_family
+        int ai_socktype
+        socklen_t ai_addrlen
+        sockaddr *ai_addr
+        addrinfo *ai_next
+    int getaddrinfo(const char *host, const char *service, const addrinfo *hints,
+                    addrinfo **found) noexcept
+    void freeaddrinfo(addrinfo *found) noexcept
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    enum:
+        SIG_SETMASK
+    int sigfillset(sigset_t *signals) noexcept
+    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *before) noexcept
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    enum:
+        POLLIN
+        POLLOUT
+    int poll(pollfd *descriptors, unsigned long count, int timeout) noexcept
+    int ppoll(pollfd *descriptors, unsigned long count, const timespec *timeout,
+              const sigset_t *signals) noexcept
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef unsigned long pthread_t
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef struct pthread_condattr_t:
+        pass
+    int pthread_create(pthread_t *thread, const void *attributes,
+                       void *(*entry)(void *) noexcept nogil, void *argument) noexcept
+    int pthread_join(pthread_t thread, void **result) noexcept
+    int pthread_timedjoin_np(pthread_t thread, void **result, const timespec *deadline) noexcept
+    int pthread_detach(pthread_t thread) noexcept
+    int pthread_setname_np(pthread_t thread, const char *name) noexcept
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
+    int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
+    int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
+    int pthread_condattr_init(pthread_condattr_t *attributes) noexcept
+    int pthread_condattr_setclock(pthread_condattr_t *attributes, int clock) noexcept
+    int pthread_condattr_destroy(pthread_condattr_t *attributes) noexcept
+    int pthread_cond_init(pthread_cond_t *condition,
+                          const pthread_condattr_t *attributes) noexcept
+    int pthread_cond_broadcast(pthread_cond_t *condition) noexcept
+    int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex,
+                               const timespec *deadline) noexcept
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum:
+        EFD_CLOEXEC
+        EFD_NONBLOCK
+    int eventfd(unsigned int value, int flags) noexcept

@@ -1,0 +1,18 @@
+from typing import NamedTuple
+
+class Stats(NamedTuple):
+    submitted: int
+    accepted: int
+    sent: int
+    dropped: int
+    discarded: int
+    pending: int
+    pending_bytes: int
+    high_watermark: int
+    capacity: int
+    truncated: int
+    reconnects: int
+    send_errors: int
+    last_errno: int
+    wakeups: int
+    stalled: bool
