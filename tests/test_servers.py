@@ -86,7 +86,7 @@ def test_uwsgi(application, directory, sink):
 
 
 JOURNALD = """
-import atexit, logging, os, subprocess, sys, time
+import atexit, logging, os, signal, subprocess, sys, time
 import fastlog
 from fastlog.cli.rsyslogd import wait_until
 
@@ -121,10 +121,16 @@ daemon = start()
 for i in range(1, 1000): log.info("record %d", i)
 assert handler.flush(20)
 wait_until(lambda: len(read()) >= 1000, 20, "1,000 records in the journal")
+daemon.send_signal(signal.SIGSTOP)
+for i in range(1000, 1500): log.info("record %d", i)
+assert handler.flush(0.1) is False
+daemon.send_signal(signal.SIGCONT)
+assert handler.flush(20)
+wait_until(lambda: len(read()) >= 1500, 20, "1,500 records in the journal")
 daemon.kill()
 daemon.wait()
 os.unlink(address)
-for i in range(1000, 2000): log.info("record %d", i)
+for i in range(1500, 2000): log.info("record %d", i)
 assert handler.flush(0.1) is False
 daemon = start()
 assert handler.flush(20)
@@ -139,7 +145,7 @@ print("ok")
 
 
 def test_journald(run_command):
-    """A real systemd-journald: absent at first, then killed and started again; all arrive."""
+    """A real systemd-journald: absent at first, stopped, killed, started again: all arrive."""
     program = shutil.which("systemd-journald", path="/lib/systemd:/usr/lib/systemd")
     missing = None if program else "systemd-journald is not installed"
     if missing is None and os.geteuid() != 0:
