@@ -8,6 +8,7 @@ on a snapshot of the handler's attributes that any assignment to one throws away
 """
 import logging
 import logging.handlers
+import sys
 
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
@@ -24,6 +25,9 @@ cdef object Formatter = logging.Formatter
 cdef object PercentStyle = logging.PercentStyle
 cdef object LogRecord = logging.LogRecord
 cdef object stock_get_message = LogRecord.getMessage
+
+# What handle() returns for a record that no filter refused.
+cdef bint returns_record = sys.version_info >= (3, 12)
 
 # The steps that may be overridden, and the functions that are not.
 cdef dict stock_steps = {
@@ -122,11 +126,11 @@ def handle(self, record):
             outcome = -1
     except Exception:
         self.handleError(record)
-        return True
+        return record if returns_record else True
     if outcome >= 0:
         if outcome != PUT_ACCEPTED:
             self._follow_up(record, outcome)
-        return True
+        return record if returns_record else True
     if type(self).emit is not emit:
         return Handler.handle(self, record)
     passed = self.filter(record)

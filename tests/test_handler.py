@@ -235,6 +235,18 @@ def test_filters(handler, log, sink):
     assert sink.take_one() == b"<14>%s\0" % expected
 
 
+def test_handle_returns_what_the_standard_library_returns(twins):
+    """The record from Python 3.12 on, True before; False for one that a filter refused."""
+    record = logging.makeLogRecord({"msg": "x"})
+    refused = logging.makeLogRecord({"msg": "refused"})
+    results = []
+    for handler, _ in twins:
+        plain = handler.handle(record)
+        handler.addFilter(lambda record: record.msg != "refused")
+        results.append((plain, handler.handle(record), handler.handle(refused)))
+    assert results[0] == results[1]
+
+
 def test_path_like_and_abstract_addresses(make_handler, make_sink, sink, directory, logger_for):
     logger_for(make_handler(directory / "log")).info("path")
     assert sink.take_one() == b"<14>path\0"
