@@ -19,8 +19,8 @@ from fastlog._ring cimport (SHORTENED, Record, record_bytes, record_span, ring_c
                             ring_try_reserve)
 from fastlog._transport cimport transport_add_path
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
-                              writer_create, writer_destroy, writer_notify, writer_offer_socket,
-                              writer_start, writer_stop)
+                              writer_create, writer_destroy, writer_leave, writer_notify,
+                              writer_offer_socket, writer_start, writer_stop)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
@@ -170,9 +170,11 @@ cdef class Engine:
         cdef bint joined = True
         if self.writer == NULL:
             return
-        if self.generation == generation_now():
-            with nogil:
-                joined = writer_stop(self.writer)
+        if self.generation != generation_now():
+            writer_leave(self.writer)
+            return
+        with nogil:
+            joined = writer_stop(self.writer)
         if joined:
             writer_destroy(self.writer)
 
@@ -199,7 +201,7 @@ cdef class Engine:
         with cython.critical_section(self):
             if self.generation != generation_now():
                 writer = self.new_writer()
-                writer_destroy(self.writer)
+                writer_leave(self.writer)
                 self.writer = writer
                 self.generation = generation_now()
         return 0

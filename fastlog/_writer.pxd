@@ -424,16 +424,24 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
 
 
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
-    """Free everything. No thread may use the writer, and its own must have been stopped.
-
-    In a forked child, which inherits no thread, this frees the copy and leaves
-    the parent's records alone.
-    """
+    """Free everything. No thread may use the writer, and its own must have been stopped."""
     writer_offer_socket(writer, -1)
     transport_close(&writer.transport)
     ring_destroy(&writer.ring)
     if writer.wake_fd >= 0:
         close(writer.wake_fd)
+    munmap(writer, sizeof(Writer))
+
+
+cdef inline void writer_leave(Writer *writer) noexcept nogil:
+    """Free a parent's writer in a forked child; the parent's own and its records are untouched.
+
+    The descriptors are not closed, though they stay open until exec or exit:
+    their numbers mean nothing here. fork copies the descriptors before the
+    memory (Linux, copy_process in kernel/fork.c) while the parent's writer runs
+    on, and a program may have closed all of them and opened its own since.
+    """
+    ring_destroy(&writer.ring)
     munmap(writer, sizeof(Writer))
 
 

@@ -197,6 +197,26 @@ assert os.waitpid(child, 0)[1] == 0
     assert sink.is_empty()
 
 
+@pytest.mark.parametrize("use", ["log.info('child')", "del handler; log.handlers.clear()"])
+def test_forked_child_touches_no_descriptor_but_its_own(run_python, sink, use):
+    """A daemon closes all descriptors after fork and opens others under the old numbers."""
+    run_python(PROGRAM + f"""
+import os
+log.info("parent")
+handler.flush()
+child = os.fork()
+if not child:
+    os.closerange(3, 100)
+    opened = [os.open("/dev/zero", os.O_RDONLY) for _ in range(30)]
+    {use}
+    if "handler" in globals(): assert handler.flush()
+    assert all(os.read(number, 1) == b"\\0" for number in opened)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+""", sink.path, options=FORK_WITH_THREADS)
+    assert sink.take_one() == b"<14>parent\0"
+
+
 def test_fork_without_python_hooks(run_python, sink):
     """A fork made in C is noticed by the child's first record."""
     run_python(PROGRAM + """
