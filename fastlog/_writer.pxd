@@ -53,7 +53,9 @@ cdef extern from *:
 
 cdef enum:
     LINGER_GROWTH = 16            # the longest linger, in shortest ones
-    IDLE_ROUNDS = 4               # empty looks at the longest linger before the long sleep
+    LINGER_STEP = 4               # by which it grows
+    FEW_RECORDS = 2               # found by a look: it could have come later
+    MANY_RECORDS = 8              # the next one is to come sooner
     BACKOFF_MIN = 10 * MILLISECOND
     BACKOFF_MAX = 1000 * MILLISECOND
     MEMORY_PAUSE = 10 * MILLISECOND
@@ -332,7 +334,7 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
     cdef uint64_t linger_max = writer.linger_min * LINGER_GROWTH
     cdef uint64_t linger = writer.linger_min
     cdef uint64_t tail = load_relaxed(&writer.ring.tail.value)
-    cdef int idle_rounds = 0
+    cdef uint64_t sent = load_relaxed(&writer.counters.sent.value)
     cdef Drained drained
     while True:
         drained = writer_drain(writer)
@@ -351,19 +353,26 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
             writer_pause(writer, writer.backoff, False)
         elif load_relaxed(&writer.ring.tail.value) != tail:
             tail = load_relaxed(&writer.ring.tail.value)
-            idle_rounds = 0
-            linger = max(linger // 2, writer.linger_min)
+            linger = writer_next_linger(
+                writer, linger, load_relaxed(&writer.counters.sent.value) - sent)
+            sent = load_relaxed(&writer.counters.sent.value)
             writer_idle(writer, LINGERING if linger else SLEEPING, linger)
-        elif idle_rounds < IDLE_ROUNDS and linger:
-            if linger < linger_max:
-                linger *= 2
-            else:
-                idle_rounds += 1
+        elif linger < linger_max:
+            linger = min(linger * LINGER_STEP, linger_max)
             writer_idle(writer, LINGERING, linger)
         else:
             writer_idle(writer, SLEEPING, 0)
-            idle_rounds = 0
             linger = writer.linger_min
+
+
+cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
+                                        uint64_t found) noexcept nogil:
+    """The interval after a look that found so many records."""
+    if found <= FEW_RECORDS:
+        return min(linger * LINGER_STEP, writer.linger_min * LINGER_GROWTH)
+    if found >= MANY_RECORDS:
+        return max(linger // 2, writer.linger_min)
+    return linger
 
 
 cdef inline void *writer_main(void *argument) noexcept nogil:
