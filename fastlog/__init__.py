@@ -14,6 +14,7 @@ except ImportError as _error:  # the source tree shadows the installed package
 
 from fastlog._stats import Stats
 from fastlog.handlers import SysLogHandler
+from fastlog.loggers import Logger, install, uninstall
 
-__all__ = ["Stats", "SysLogHandler"]
+__all__ = ["Logger", "Stats", "SysLogHandler", "install", "uninstall"]
 __version__ = "0.1.0"

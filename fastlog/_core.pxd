@@ -1,6 +1,7 @@
 """Engine as other extension modules see it; _core.pyx explains."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
+from fastlog._message cimport Message
 from fastlog._ring cimport Record
 from fastlog._writer cimport Writer
 
@@ -31,6 +32,6 @@ cdef class Engine:
     cdef int ensure_ours(self) except -1
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
     cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL
-    cdef int put(self, object priority, object message, object prefix, bint append_nul,
+    cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
     cdef int look_for_news(self) noexcept

@@ -3,7 +3,6 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
@@ -13,8 +12,10 @@ from fastlog._stats import Stats
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, load_acquire, load_relaxed,
                                load_seq_cst, store_relaxed)
 from fastlog._clock cimport MILLISECOND, monotonic_ns
-from fastlog._frame cimport (FRAME_DIGITS_MAX, FRAME_PRIORITY_MAX, NEWLINE, OCTET_COUNTING,
-                             frame_number, frame_priority, frame_utf8_floor)
+from fastlog._frame cimport (FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
+                             frame_priority_size, frame_start)
+from fastlog._message cimport (Message, message_add, message_begin, message_copy, message_end,
+                               message_make_one_line, message_shorten)
 from fastlog._ring cimport (SHORTENED, Record, record_bytes, record_span, ring_commit,
                             ring_try_reserve)
 from fastlog._transport cimport transport_add_path
@@ -29,7 +30,6 @@ cdef enum:
     WARNING_SEVERITY = 4              # RFC 5424 section 6.2.1; smaller is worse
     # The longest a waiting thread takes to notice Ctrl-C.
     SIGNAL_CHECK = 50 * MILLISECOND
-    FRAMING_ROOM = FRAME_DIGITS_MAX + 1     # bytes around a record on a stream, at most
     # How often a thread that waits for room looks whether the writer makes progress.
     PROGRESS_CHECK = 10 * MILLISECOND
     # It is woken when this part of the ring is free: not for each record's room.
@@ -72,64 +72,6 @@ cdef inline uint64_t generation_now() noexcept nogil:
 
 
 map_process_page()
-
-
-# --- text --------------------------------------------------------------------------------------
-
-cdef struct Text:
-    const char *data
-    size_t size
-
-
-cdef object view_utf8(object text, Text *view):
-    """Point `view` at the UTF-8 form of `text`; returns the object that keeps it alive.
-
-    Lone surrogates, which have no UTF-8 form, are written as escapes: \\udc80.
-    """
-    cdef Py_ssize_t size = 0
-    if not PyUnicode_Check(text):
-        raise TypeError(f"a message must be str, not {type(text).__name__}")
-    try:
-        view.data = PyUnicode_AsUTF8AndSize(text, &size)
-    except UnicodeEncodeError:
-        text = text.encode("utf-8", "backslashreplace")
-        view.data = PyBytes_AS_STRING(text)
-        size = PyBytes_GET_SIZE(text)
-    view.size = <size_t>size
-    return text
-
-
-cdef object one_line(text):
-    """Line feeds as rsyslog would write them, #012, so that none ends the record early."""
-    return text.replace("\n", "#012") if type(text) is str and "\n" in text else text
-
-
-cdef inline void fill(char *out, const char *count, size_t count_size, const char *pri,
-                      size_t pri_size, Text *head, Text *body, bint append_nul,
-                      bint append_newline) noexcept nogil:
-    """Write a record's bytes, all of its parts in the order of the wire."""
-    memcpy(out, count, count_size)
-    out += count_size
-    memcpy(out, pri, pri_size)
-    out += pri_size
-    memcpy(out, head.data, head.size)
-    out += head.size
-    memcpy(out, body.data, body.size)
-    out += body.size
-    if append_nul:
-        out[0] = 0
-        out += 1
-    if append_newline:
-        out[0] = c'\n'
-
-
-cdef void shorten(Text *head, Text *body, size_t room) noexcept nogil:
-    """Shorten the message, and if need be its prefix, to `room` bytes."""
-    if head.size > room:
-        head.size = frame_utf8_floor(head.data, room)
-    room -= head.size
-    if body.size > room:
-        body.size = frame_utf8_floor(body.data, room)
 
 
 cdef class Engine:
@@ -216,8 +158,9 @@ cdef class Engine:
         PyErr_CheckSignals()
         return self.ensure_ours()
 
-    def submit(self, priority, message, prefix=None, bint append_nul=False, bint urgent=False):
-        """Frame `message` and put it into the ring. Returns whether it was accepted.
+    def submit(self, uint32_t priority, message, prefix=None, bint append_nul=False,
+               bint urgent=False):
+        """Put `message` into the ring. Returns whether it was accepted.
 
         priority: facility << 3 | severity. prefix: str before the message.
         urgent: wake the writer at once.
@@ -225,49 +168,53 @@ cdef class Engine:
         Raises TypeError or ValueError for arguments no record can be made of,
         OSError if the writer thread cannot be started (the record is kept).
         """
-        return bool(self.put(priority, message, prefix, append_nul, urgent) & PUT_ACCEPTED)
+        cdef Message pieces
+        message_begin(&pieces)
+        try:
+            if prefix:
+                message_add(&pieces, prefix)
+            message_add(&pieces, message)
+            return bool(self.put(priority, &pieces, append_nul, urgent) & PUT_ACCEPTED)
+        finally:
+            message_end(&pieces)
 
-    cdef int put(self, object priority, object message, object prefix, bint append_nul,
+    cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1:
-        """submit(), for native callers. Returns flags: Put."""
-        cdef uint32_t pri = priority
-        cdef Text head, body
-        cdef char pri_text[FRAME_PRIORITY_MAX]
-        cdef char count_text[FRAME_DIGITS_MAX + 1]
-        cdef size_t pri_size = <size_t>frame_priority(pri_text, pri)
-        cdef size_t count_size = 0, longest, size
+        """submit(), for native callers; may shorten `message`. Returns flags: Put."""
+        cdef char start[FRAME_START_MAX]      # what comes before the message
+        cdef size_t start_size, longest, size
+        cdef bint privileged = priority % 8 <= WARNING_SEVERITY
+        cdef bint append_newline = self.framing == NEWLINE
         cdef uint64_t used = 0, flags = 0
         cdef Record *record
+        cdef char *out
         cdef int error
-        head.size = 0
-        if self.framing == NEWLINE:
-            message = one_line(message)
-            prefix = one_line(prefix)
-        _message = view_utf8(message, &body)
-        if prefix:
-            _prefix = view_utf8(prefix, &head)
+        if append_newline:
+            message_make_one_line(message)
         self.ensure_ours()
 
-        longest = self.writer.ring.max_length - (FRAMING_ROOM if self.framing else 0)
-        size = pri_size + head.size + body.size + append_nul
-        if size > longest:
-            shorten(&head, &body, longest - pri_size - append_nul)
-            size = pri_size + head.size + body.size + append_nul
+        longest = (self.writer.ring.max_length - frame_priority_size(priority) - append_nul
+                   - (FRAMING_ROOM if self.framing else 0))
+        if message.size > longest:
+            message_shorten(message, longest)
             add_relaxed(&self.writer.counters.truncated, 1)
             flags = SHORTENED
-        if self.framing == OCTET_COUNTING:
-            count_size = <size_t>frame_number(count_text, <uint32_t>size)
-            count_text[count_size] = c' '
-            count_size += 1
-        size += count_size + (self.framing == NEWLINE)
+        start_size = frame_start(start, priority, message.size + append_nul,
+                                 self.framing == OCTET_COUNTING)
+        size = start_size + message.size + append_nul + append_newline
 
-        record = ring_try_reserve(&self.writer.ring, size, pri % 8 <= WARNING_SEVERITY, &used)
+        record = ring_try_reserve(&self.writer.ring, size, privileged, &used)
         if record == NULL:
-            record = self.await_room(size, pri % 8 <= WARNING_SEVERITY, &used)
+            record = self.await_room(size, privileged, &used)
             if record == NULL:
                 return self.look_for_news()
-        fill(record_bytes(record), count_text, count_size, pri_text, pri_size, &head, &body,
-             append_nul, self.framing == NEWLINE)
+        out = record_bytes(record)
+        memcpy(out, start, start_size)
+        message_copy(message, out + start_size)
+        if append_nul:
+            out[start_size + message.size] = 0
+        if append_newline:
+            out[size - 1] = c'\n'
         add_relaxed(&self.writer.counters.accepted.value, 1)
         ring_commit(record, size, flags)
         error = writer_notify(self.writer, urgent or used > self.capacity // 2)

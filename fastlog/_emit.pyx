@@ -9,22 +9,40 @@ on a snapshot of the handler's attributes that any assignment to one throws away
 import logging
 import logging.handlers
 import sys
+from types import TracebackType
 
-from cpython.dict cimport PyDict_GetItem
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint64_t
 
 from fastlog._core cimport PUT_ACCEPTED, Engine
+from fastlog._format cimport Format, compile_format
+from fastlog._message cimport (Message, message_add, message_begin, message_end, message_fill,
+                               message_leave_room)
+from fastlog._record cimport (LEVELNAME, LEVELNO, Call, Facts, class_is_stock, facts_read,
+                              facts_release, make_record)
+from fastlog._watch cimport PyTypeObject, Watch, class_tag, watch_holds
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
-    ctypedef struct PyTypeObject:
-        unsigned int tp_version_tag
+    bint PyObject_TypeCheck(object self, PyTypeObject *cls)
+    ctypedef struct PyFrameObject
+    PyFrameObject *PyEval_GetFrame() noexcept
+    void PyErr_SetExcInfo(PyObject *cls, PyObject *value, PyObject *traceback) noexcept
 
 cdef object Handler = logging.Handler
+cdef object stock_handle = Handler.handle
 cdef object Formatter = logging.Formatter
-cdef object PercentStyle = logging.PercentStyle
 cdef object LogRecord = logging.LogRecord
-cdef object stock_get_message = LogRecord.getMessage
+
+cdef object nothing = object()        # is no levelname
+
+# Counts the assignments to attributes of all handlers.
+cdef uint64_t assignments = 0
+
+cdef enum:
+    LEVEL_MAX = 1_000_000_000         # of a level that is compared in C
 
 # What handle() returns for a record that no filter refused.
 cdef bint returns_record = sys.version_info >= (3, 12)
@@ -38,28 +56,9 @@ cdef dict stock_steps = {
 }
 
 
-cdef class Snapshot:
-    """A handler's attributes as of now. Never changes: a new one is made instead."""
-    cdef unsigned int tag             # the class's when this was made
-    cdef bint stock                   # nothing is overridden; else no other field is set
-    cdef Engine engine
-    cdef object facility              # number, shifted into its place in PRI
-    cdef dict priority_map, priority_names      # the handler's own, not copies
-    cdef object ident, append_nul, urgent_level, formatter
-    cdef list filters
-
-
-cdef inline unsigned int tag_of(object cls) noexcept:
-    """A number that CPython gives to one state of one class, 0 while it has none.
-
-    tp_version_tag, Include/cpython/object.h: a change to the class or a base
-    takes it away, so comparing it spares looking up what might have changed.
-    """
-    return (<PyTypeObject *><PyObject *>cls).tp_version_tag
-
-
 cdef bint overrides_steps(object cls, dict own) except -1:
-    if cls.emit is not emit or "emit" in own:
+    if (cls.emit is not emit or "emit" in own or cls.__setattr__ is not set_attribute
+            or Handler.handle is not stock_handle):
         return True
     for name, function in stock_steps.items():
         if getattr(cls, name) is not function or name in own:
@@ -67,48 +66,93 @@ cdef bint overrides_steps(object cls, dict own) except -1:
     return False
 
 
+cdef bint is_plain_level(object level) except -1:
+    return type(level) is int and -LEVEL_MAX <= level <= LEVEL_MAX
+
+
 cdef Snapshot take_snapshot(object self, dict own):
     cdef Snapshot now = Snapshot()
+    cdef uint64_t before = assignments
     now.stock = (type(self.priority_map) is dict and type(self.priority_names) is dict
+                 and type(self.facility_names) is dict
+                 and type(self.filters) is list
                  and not (<Engine>self._engine).adopting
                  and not overrides_steps(type(self), own))
     if now.stock:
-        facility = self.facility
-        if isinstance(facility, str):
-            facility = self.facility_names[facility]
-        now.facility = facility << 3
+        now.facility = self.facility
+        now.facility_names = self.facility_names
         now.engine = self._engine
         now.priority_map = self.priority_map
         now.priority_names = self.priority_names
         now.ident = self.ident
         now.append_nul = self.append_nul
         now.urgent_level = self.urgent_level
-        now.formatter = self.formatter
+        now.formatter = self.formatter or None
         now.filters = self.filters
-    now.tag = tag_of(type(self))      # after the look-ups, which give the class one
-    own["_snapshot"] = now
+        now.last_levelname = nothing
+        now.priorities = watch_priorities(now)
+        now.for_calls = (type(self).handle is handle and "handle" not in own
+                         and is_plain_level(self.level) and is_plain_level(self.urgent_level))
+        if now.for_calls:
+            now.level_number = self.level
+            now.urgent_number = self.urgent_level
+    now.current = assignments == before   # else another thread was in between
+    now.tag = class_tag(type(self))       # after the look-ups, which give the class one
+    own["_fastlog_snapshot"] = now
     return now
 
 
-cdef inline Snapshot snapshot_of(object self):
-    cdef dict own = PyObject_GenericGetDict(self, NULL)
-    cdef PyObject *last = PyDict_GetItem(own, "_snapshot")
-    cdef unsigned int tag = tag_of(type(self))
-    if last != NULL and tag != 0 and (<Snapshot>last).tag == tag:
+cdef bint snapshot_is_current(Snapshot now, object self) noexcept:
+    return now.current and now.tag == class_tag(type(self)) and now.tag != 0
+
+
+cdef inline Snapshot kept_snapshot(object self, dict own):
+    """The last one if it is current, else None."""
+    cdef PyObject *last = PyDict_GetItemWithError(own, "_fastlog_snapshot")
+    if (last != NULL and type(<object>last) is Snapshot
+            and snapshot_is_current(<Snapshot>last, self)):
         return <Snapshot>last
-    return take_snapshot(self, own)
+    return None
+
+
+cdef Snapshot snapshot_of(object self):
+    cdef dict own = PyObject_GenericGetDict(self, NULL)
+    cdef Snapshot now = kept_snapshot(self, own)
+    return now if now is not None else take_snapshot(self, own)
+
+
+cdef Snapshot find_snapshot(object handler):
+    """snapshot_of() of any handler; None if it is not one of ours."""
+    cdef dict own
+    cdef Snapshot now
+    if not PyObject_TypeCheck(handler, <PyTypeObject *>Handler):
+        return None
+    own = PyObject_GenericGetDict(handler, NULL)
+    now = kept_snapshot(handler, own)
+    if now is None and type(handler).__setattr__ is set_attribute:
+        now = take_snapshot(handler, own)
+    return now
+
+
+cdef int forget_snapshot(object self) except -1:
+    global assignments
+    assignments += 1
+    last = self.__dict__.pop("_fastlog_snapshot", None)
+    if type(last) is Snapshot:
+        (<Snapshot>last).current = False
+    return 0
 
 
 def set_attribute(self, name, value):
     """__setattr__: as usual, and the next record looks at the attributes anew."""
     object.__setattr__(self, name, value)
-    self.__dict__.pop("_snapshot", None)
+    forget_snapshot(self)
 
 
 def delete_attribute(self, name):
     """__delattr__, likewise."""
     object.__delattr__(self, name)
-    self.__dict__.pop("_snapshot", None)
+    forget_snapshot(self)
 
 
 def handle(self, record):
@@ -124,14 +168,14 @@ def handle(self, record):
             outcome = put_stock(now, self, record)
         else:
             outcome = -1
-    except Exception:
-        self.handleError(record)
+    except Exception as error:
+        report(self, record, error)
         return record if returns_record else True
     if outcome >= 0:
         if outcome != PUT_ACCEPTED:
             self._follow_up(record, outcome)
         return record if returns_record else True
-    if type(self).emit is not emit:
+    if type(self).emit is not emit or Handler.handle is not stock_handle:
         return Handler.handle(self, record)
     passed = self.filter(record)
     if isinstance(passed, LogRecord):         # from 3.12 on a filter may replace it
@@ -148,26 +192,54 @@ def emit(self, record):
     try:
         now = snapshot_of(self)
         outcome = put_stock(now, self, record) if now.stock else put_overridden(self, record)
-    except Exception:
-        self.handleError(record)
+    except Exception as error:
+        report(self, record, error)
         return
     if outcome != PUT_ACCEPTED:
         self._follow_up(record, outcome)
 
 
+cdef int report(object self, object record, object error) except -1:
+    """handleError(), in an except clause. It prints the calls that led here.
+
+    It finds them from the first frame of the traceback; those of native functions do not
+    tell who called.
+    """
+    cdef PyObject *frame = <PyObject *>PyEval_GetFrame()
+    if frame != NULL:
+        caller = <object>frame
+        trace = TracebackType(error.__traceback__, caller, caller.f_lasti, caller.f_lineno)
+        error.__traceback__ = trace
+        cls = type(error)
+        Py_INCREF(cls)                # PyErr_SetExcInfo takes references
+        Py_INCREF(error)
+        Py_INCREF(trace)
+        PyErr_SetExcInfo(<PyObject *>cls, <PyObject *>error, <PyObject *>trace)
+    self.handleError(record)
+    return 0
+
+
 cdef int put_overridden(object self, object record) except -1:
     cdef Engine engine = self._engine
+    cdef Message message
     if engine.adopting and engine.wants_socket():
         self._renew_socket()
-    message = format_locked(self, record)
-    return engine.put(self.encodePriority(self.facility, self.mapPriority(record.levelname)),
-                      message, self.ident, self.append_nul,
-                      is_urgent(record.levelno, self.urgent_level))
+    text = format_locked(self, record)
+    priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
+    message_begin(&message)
+    try:
+        if self.ident:
+            message_add(&message, self.ident)
+        message_add(&message, text)
+        return engine.put(priority, &message, self.append_nul,
+                          is_urgent(record.levelno, self.urgent_level))
+    finally:
+        message_end(&message)
 
 
 cdef inline bint is_urgent(object levelno, object urgent_level) except -1:
-    # makeLogRecord leaves levelno out, and the standard library does not mind.
-    return levelno is not None and levelno >= urgent_level
+    # makeLogRecord leaves levelno out or takes anything, and the standard library does not mind.
+    return isinstance(levelno, (int, float)) and levelno >= urgent_level
 
 
 cdef object format_locked(object self, object record):
@@ -179,25 +251,140 @@ cdef object format_locked(object self, object record):
         self.release()
 
 
+cdef Watch watch_priorities(Snapshot now):
+    cdef Watch watch = Watch()
+    watch.add(now.priority_map, None)
+    watch.add(now.priority_names, None)
+    watch.add(now.facility_names, None)
+    return watch
+
+
+cdef unsigned int priority_of(Snapshot now, object levelname) except? 0:
+    """encodePriority(facility, mapPriority(levelname))"""
+    cdef bint known = watch_holds(now.priorities)
+    if not known or now.last_levelname is not levelname:
+        if not known:
+            now.priorities = watch_priorities(now)
+        severity = now.priority_map.get(levelname, "warning")
+        if isinstance(severity, str):
+            severity = now.priority_names[severity]
+        facility = now.facility
+        if isinstance(facility, str):
+            facility = now.facility_names[facility]
+        now.last_priority = facility << 3 | severity
+        now.last_levelname = levelname
+    return now.last_priority
+
+
 cdef int put_stock(Snapshot now, object self, object record) except -1:
-    severity = now.priority_names[now.priority_map.get(record.levelname, "warning")]
-    return now.engine.put(now.facility | severity, format_stock(now, self, record), now.ident,
-                          now.append_nul, is_urgent(record.levelno, now.urgent_level))
+    cdef dict attributes
+    cdef Facts facts
+    cdef Format format
+    format = format_of(now)
+    if format is not None and type(record) is LogRecord and class_is_stock():
+        attributes = PyObject_GenericGetDict(record, NULL)
+        if format.steps is not None and facts_read(&facts, attributes, format.reads):
+            try:
+                return put_plain(now, self, format, &facts, attributes, record)
+            finally:
+                facts_release(&facts)
+    return put_text(now, self, record)
 
 
-cdef object format_stock(Snapshot now, object self, object record):
-    """format(record). A formatter other than the stock one gets the lock: it may need it."""
-    formatter = now.formatter or logging._defaultFormatter
+cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict attributes,
+                   object record) except -1:
+    """Format natively and put."""
+    cdef Message message
+    cdef int ident
+    message_begin(&message)
+    try:
+        ident = message_leave_room(&message)
+        if not format.format_record(facts, attributes, &message):
+            return put_text(now, self, record)
+        return put_message(now, self, &message, ident, <object>facts.values[<int>LEVELNAME],
+                           is_urgent(<object>facts.values[<int>LEVELNO], now.urgent_level))
+    finally:
+        message_end(&message)
+
+
+cdef int put_text(Snapshot now, object self, object record) except -1:
+    """Have the formatter format. One other than the stock one gets the lock: it may need it."""
+    cdef Message message
+    cdef int ident
+    message_begin(&message)
+    try:
+        ident = message_leave_room(&message)
+        formatter = formatter_of(now)
+        message_add(&message, formatter.format(record) if type(formatter) is Formatter else
+                    format_locked(self, record))
+        return put_message(now, self, &message, ident, record.levelname,
+                           is_urgent(record.levelno, now.urgent_level))
+    finally:
+        message_end(&message)
+
+
+cdef inline int put_message(Snapshot now, object self, Message *message, int ident,
+                            object levelname, bint urgent) except -1:
+    """What comes after the formatting, in which code of the program may have run."""
+    cdef Snapshot then = now
+    if not now.current:
+        then = snapshot_of(self)
+        if not then.stock:
+            then = now
+    if then.ident:
+        message_fill(message, ident, then.ident)
+    return then.engine.put(priority_of(then, levelname), message, then.append_nul, urgent)
+
+
+cdef inline object formatter_of(Snapshot now):
+    return now.formatter if now.formatter is not None else logging._defaultFormatter
+
+
+cdef inline Format format_of(Snapshot now):
+    """The formatter, compiled as it is now; None for one that is not plain."""
+    formatter = formatter_of(now)
     if type(formatter) is not Formatter:
-        return format_locked(self, record)
-    style = formatter._style
-    if (type(style) is not PercentStyle or style._fmt != "%(message)s"
-            or record.exc_info or record.exc_text or record.stack_info
-            or type(record) is not LogRecord or LogRecord.getMessage is not stock_get_message):
-        return formatter.format(record)
-    message = str(record.msg)
-    args = record.args
-    if args:
-        message = message % args
-    record.message = message                  # as Formatter.format leaves it behind
-    return message
+        return None
+    if now.format is None or now.format.formatter is not formatter or not now.format.is_current():
+        now.format = compile_format(formatter)
+    return now.format
+
+
+# --- calls of which no LogRecord is made -------------------------------------------------------
+
+cdef bint takes_calls(Snapshot now) except -1:
+    """Whether emit_call() can do without a LogRecord what handle() would do with one."""
+    cdef Format format
+    if not now.stock or not now.for_calls or now.filters:
+        return False
+    format = format_of(now)
+    return format is not None and format.for_calls
+
+
+cdef int emit_call(object self, Snapshot now, Call *call) except -1:
+    """What a Logger does with a handler, for a call. Only if takes_calls()."""
+    cdef int outcome
+    if call.number < now.level_number:
+        return 0
+    try:
+        outcome = put_call(now, self, call)
+    except Exception as error:
+        report(self, make_record(call, None), error)
+        return 0
+    if outcome != PUT_ACCEPTED:
+        self._follow_up(make_record(call, None), outcome)
+    return 0
+
+
+cdef int put_call(Snapshot now, object self, Call *call) except -1:
+    cdef Message message
+    cdef Format format = now.format   # code of the program may put another one in its place
+    cdef int ident
+    message_begin(&message)
+    try:
+        ident = message_leave_room(&message)
+        format.format_call(call, &message)
+        return put_message(now, self, &message, ident, <object>call.levelname,
+                           call.number >= now.urgent_number)
+    finally:
+        message_end(&message)

@@ -3,7 +3,8 @@ from libc.stdint cimport uint32_t
 
 cdef enum:
     FRAME_DIGITS_MAX = 10         # of a 32-bit number
-    FRAME_PRIORITY_MAX = FRAME_DIGITS_MAX + 2
+    FRAMING_ROOM = FRAME_DIGITS_MAX + 1     # that a framing adds to a record, at most
+    FRAME_START_MAX = FRAMING_ROOM + FRAME_DIGITS_MAX + 2
 
 cdef enum Framing:                # of records on a stream
     UNFRAMED                      # the standard library's: nothing but the NUL, if any
@@ -34,6 +35,29 @@ cdef inline int frame_priority(char *out, uint32_t priority) noexcept nogil:
     out[0] = c'<'
     out[length + 1] = c'>'
     return length + 2
+
+
+cdef inline int frame_priority_size(uint32_t priority) noexcept nogil:
+    """Bytes that frame_priority() writes."""
+    cdef int size = 3
+    while priority >= 10:
+        priority //= 10
+        size += 1
+    return size
+
+
+cdef inline int frame_start(char *out, uint32_t priority, size_t size,
+                            bint counted) noexcept nogil:
+    """Write what comes before a message of `size` bytes; returns its length.
+
+    That is its priority, and if `counted` before it the length of both.
+    """
+    cdef int length = 0
+    if counted:
+        length = frame_number(out, <uint32_t>(frame_priority_size(priority) + size))
+        out[length] = c' '
+        length += 1
+    return length + frame_priority(out + length, priority)
 
 
 cdef inline size_t frame_utf8_floor(const char *text, size_t limit) noexcept nogil:

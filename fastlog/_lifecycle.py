@@ -14,8 +14,8 @@ import atexit
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
     from typing import Any
 

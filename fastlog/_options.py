@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import logging
 import math
-import mmap
 import os
 import socket
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ FRAMINGS = ("octet-counting", "newline")
 
 _HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
+_CAPACITY_MIN = os.sysconf("SC_PAGE_SIZE")
 _CAPACITY_MAX = 1 << 30
 
 
@@ -39,9 +39,9 @@ def seconds(name: str, value: object) -> float:
 def capacity(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"capacity must be an int, not {type(value).__name__}")
-    if not mmap.PAGESIZE <= value <= _CAPACITY_MAX or value & (value - 1):
+    if not _CAPACITY_MIN <= value <= _CAPACITY_MAX or value & (value - 1):
         raise ValueError(
-            f"capacity must be a power of two from {mmap.PAGESIZE} to {_CAPACITY_MAX} bytes, "
+            f"capacity must be a power of two from {_CAPACITY_MIN} to {_CAPACITY_MAX} bytes, "
             f"not {value!r}")
     return value
 

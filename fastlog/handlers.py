@@ -8,11 +8,11 @@ import logging.handlers
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
 
 from fastlog import _emit, _lifecycle, _options
 from fastlog._core import Engine
 
+TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
     from typing import Literal
 

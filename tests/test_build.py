@@ -7,8 +7,11 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import fastlog
 
+SOURCES = Path(__file__).parent.parent / "fastlog"
 
 def test_tests_run_on_the_installed_package(repository):
     assert repository not in Path(fastlog.__file__).parents or "site-packages" in fastlog.__file__
@@ -50,15 +53,16 @@ def test_other_platforms(repository, tmp_path):
     assert re.fullmatch(r"fastlog needs Linux .* no port to darwin yet\.\n", done.stderr)
 
 
-def test_native_code_compiles_without_a_warning(repository, tmp_path, gcc):
+@pytest.mark.parametrize("unit", sorted(path.stem for path in SOURCES.glob("*.pyx")))
+def test_native_code_compiles_without_a_warning(repository, tmp_path, gcc, unit):
     """Neither Cython, which hints where a GIL check would be made, nor gcc says anything."""
     translated = subprocess.run(
-        [sys.executable, "-m", "cython", "-3", "fastlog/_core.pyx", "-o", str(tmp_path / "core.c")],
-        cwd=repository, capture_output=True, text=True)
+        [sys.executable, "-m", "cython", "-3", f"fastlog/{unit}.pyx",
+         "-o", str(tmp_path / "unit.c")], cwd=repository, capture_output=True, text=True)
     assert (translated.returncode, translated.stdout + translated.stderr) == (0, "")
     compiled = subprocess.run(
         [gcc, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Ifastlog",
-         "-I" + sysconfig.get_path("include"), "-c", str(tmp_path / "core.c"),
-         "-o", str(tmp_path / "core.o")],
+         "-I" + sysconfig.get_path("include"), "-c", str(tmp_path / "unit.c"),
+         "-o", str(tmp_path / "unit.o")],
         cwd=repository, capture_output=True, text=True)
     assert (compiled.returncode, compiled.stderr) == (0, "")

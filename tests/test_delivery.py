@@ -56,7 +56,7 @@ def test_threads_keep_their_order(make_handler, sink, logger_for, capacity):
 @pytest.mark.parametrize("size", [1, 7, 8, 9, PAGE // 2 - 20, PAGE // 2])
 def test_every_place_in_the_ring(make_handler, sink, logger_for, size):
     """Records of each size go around a one-page ring many times, over its end too."""
-    handler = make_handler(sink.path, capacity=PAGE)
+    handler = make_handler(sink.path, capacity=PAGE, linger=0)
     log = logger_for(handler)
     for i in range(300):
         text = chr(ord("a") + i % 26) * size

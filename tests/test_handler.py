@@ -280,3 +280,20 @@ def test_gunicorn_style_construction(make_handler, sink, logger_for):
                            socktype=socket.SOCK_DGRAM)
     logger_for(handler).info("x")
     assert sink.take_one() == b"<14>x\0"
+
+
+@pytest.mark.parametrize("logger_class", [logging.Logger, fastlog.Logger])
+def test_errors_tell_where_the_call_was(handler, capsys, logger_class):
+    """handleError prints the calls that led to the record, as the standard library does."""
+    log = logger_class("x")
+    log.addHandler(handler)
+
+    def caller():
+        log.warning("%d", "no number")
+
+    caller()
+    stderr = capsys.readouterr().err
+    trace, _, stack = stderr.partition("Call stack:")
+    assert "TypeError: %d format" in trace
+    assert "in caller" in stack and "in test_errors_tell_where" in stack
+    assert "Message: '%d'" in stack and "Arguments: ('no number',)" in stack

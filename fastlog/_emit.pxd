@@ -1,0 +1,28 @@
+"""A handler's snapshot as other extension modules see it; _emit.pyx explains."""
+from fastlog._core cimport Engine
+from fastlog._format cimport Format
+from fastlog._record cimport Call
+from fastlog._watch cimport Watch
+
+cdef class Snapshot:
+    """A handler's attributes as of now. A new one is made when they change."""
+    cdef bint current                 # no attribute was assigned to since
+    cdef unsigned int tag             # the class's when this was made
+    cdef bint stock                   # nothing is overridden; else no other field is set
+    cdef bint for_calls               # nor is handle(), and the levels are plain numbers:
+    cdef long level_number, urgent_number
+    cdef Engine engine
+    cdef object facility              # number or name
+    cdef Watch priorities             # of the three dicts
+    cdef dict priority_map, priority_names, facility_names
+    cdef object last_levelname        # and what was found there for it
+    cdef unsigned int last_priority
+    cdef object ident, append_nul, urgent_level
+    cdef object formatter             # None: logging's default
+    cdef list filters
+    cdef Format format                # `formatter`, if that is a plain one, compiled
+
+
+cdef Snapshot find_snapshot(object handler)
+cdef bint takes_calls(Snapshot now) except -1
+cdef int emit_call(object self, Snapshot now, Call *call) except -1

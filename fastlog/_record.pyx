@@ -1,0 +1,349 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What LogRecord.__init__ finds out, natively, and a LogRecord that has it.
+
+The facts are those of CPython, Lib/logging/__init__.py: LogRecord, Logger.findCaller.
+"""
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_Next
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
+
+from fastlog._watch cimport PyTypeObject, Watch, class_tag, watch_holds
+
+cdef extern from "Python.h":
+    ctypedef struct PyFrameObject
+    ctypedef struct PyCodeObject
+    PyFrameObject *PyEval_GetFrame() noexcept
+    PyCodeObject *PyFrame_GetCode(PyFrameObject *frame) noexcept
+    int PyFrame_GetLineNumber(PyFrameObject *frame) noexcept
+    PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) noexcept
+
+cdef object LogRecord = logging.LogRecord
+cdef dict stock_methods = {name: getattr(LogRecord, name) for name in (
+    "__init__", "__new__", "__setattr__", "__getattribute__", "getMessage")}
+cdef unsigned int stock_tag = 0       # LogRecord's when it was last found to be stock
+cdef dict logging_names = vars(logging)
+cdef dict time_names = vars(time)
+
+# Which clock LogRecord reads, and how it computes with it.
+cdef bint counts_ns = sys.version_info >= (3, 13)
+cdef str clock_name = "time_ns" if counts_ns else "time"
+cdef object stock_clock = time_names[clock_name]
+if type(stock_clock) is not type(len):        # it is somebody's for tests already
+    stock_clock = None
+# How findCaller counts stacklevel: frames of the logging module, too.
+cdef bint counts_internal_frames = sys.version_info < (3, 11)
+cdef bint has_task_name = sys.version_info >= (3, 12)
+
+# To ask whether a value is a Mapping takes long.
+cdef frozenset no_mappings = frozenset({str, int, float, bool, type(None), tuple, list, bytes})
+
+# Names in the logging module that a call depends on.
+cdef dict stock_names = {name: logging_names[name] for name in (
+    "getLevelName", "_levelToName", "LogRecord", "collections", "os", "sys", "threading", "time")}
+for _name in ("_is_internal_frame", "currentframe"):
+    if _name in logging_names:
+        stock_names[_name] = logging_names[_name]
+stock_names["_logRecordFactory"] = LogRecord
+cdef dict level_names = logging._levelToName
+cdef enum:
+    USUAL_LEVELS = 6                  # NOTSET to CRITICAL
+cdef list usual_names = [None] * USUAL_LEVELS
+cdef Watch surroundings = None        # while they and the clock are known to be stock
+
+# All that a LogRecord has, in its order.
+cdef dict template = dict(vars(LogRecord("", 0, "", 0, "", (), None)))
+
+
+cdef class Origin:
+    """What a source file's name tells."""
+    cdef object filename, module
+    cdef bint internal                # a frame that findCaller passes over
+
+
+# By co_filename. Programs that make code up as they go have names without end.
+cdef dict origins = {}
+cdef enum:
+    ORIGINS_MAX = 1000
+cdef object origins_for = None        # the logging._srcfile that they were made for
+
+
+cdef Origin new_origin(object pathname):
+    cdef Origin origin = Origin()
+    try:
+        origin.filename = os.path.basename(pathname)
+        origin.module = os.path.splitext(origin.filename)[0]
+    except (TypeError, ValueError, AttributeError):
+        origin.filename = pathname
+        origin.module = "Unknown module"
+    name = os.path.normcase(pathname)
+    origin.internal = name == origins_for or (
+        not counts_internal_frames and "importlib" in name and "_bootstrap" in name)
+    if len(origins) >= ORIGINS_MAX:
+        origins.clear()
+    origins[pathname] = origin
+    return origin
+
+
+cdef inline Origin origin_of(object pathname):
+    cdef PyObject *known = PyDict_GetItem(origins, pathname)
+    return <Origin>known if known != NULL else new_origin(pathname)
+
+
+cdef Caller unknown_caller():
+    cdef Caller caller = Caller()
+    cdef Origin origin = origin_of("(unknown file)")
+    caller.pathname, caller.lineno, caller.function = "(unknown file)", 0, "(unknown function)"
+    caller.filename, caller.module = origin.filename, origin.module
+    return caller
+
+
+cdef Caller find_caller(long stacklevel):
+    """Where the code stands that called the native function: Logger.findCaller."""
+    global origins_for
+    cdef PyObject *frame = <PyObject *>PyEval_GetFrame()
+    cdef Caller caller
+    cdef Origin origin
+    source = logging_names.get("_srcfile")
+    if not source or frame == NULL:
+        return unknown_caller()
+    if source is not origins_for:
+        origins.clear()
+        origins_for = source
+    held = <object>frame
+    if counts_internal_frames:
+        held = frame_back(held, stacklevel)
+        code = code_of(held)
+        origin = origin_of(code.co_filename)
+        while origin.internal:
+            held = held.f_back
+            if held is None:
+                return unknown_caller()
+            code = code_of(held)
+            origin = origin_of(code.co_filename)
+    else:
+        while True:
+            code = code_of(held)
+            origin = origin_of(code.co_filename)
+            stacklevel -= not origin.internal
+            outer = held.f_back if stacklevel > 0 else None
+            if outer is None:
+                break
+            held = outer
+    caller = Caller()
+    caller.pathname = code.co_filename
+    caller.filename, caller.module = origin.filename, origin.module
+    caller.lineno = PyFrame_GetLineNumber(<PyFrameObject *><PyObject *>held)
+    caller.function = code.co_name
+    return caller
+
+
+cdef object code_of(object frame):
+    cdef PyObject *code = <PyObject *>PyFrame_GetCode(<PyFrameObject *><PyObject *>frame)
+    held = <object>code
+    Py_DECREF(held)                   # a new reference came with it
+    return held
+
+
+cdef object frame_back(object frame, long stacklevel):
+    """stacklevel - 1 frames further back, or `frame` if there are not so many: up to 3.10."""
+    further = frame
+    while further is not None and stacklevel > 1:
+        further = further.f_back
+        stacklevel -= 1
+    return frame if further is None else further
+
+
+# --- the attributes of a LogRecord --------------------------------------------------------------
+
+# Their names, by Field.
+cdef list field_names = list(template)[:FIELDS]
+cdef bint known_order = field_names == [
+    "name", "msg", "args", "levelname", "levelno", "pathname", "filename", "module", "exc_info",
+    "exc_text", "stack_info", "lineno", "funcName", "created", "msecs", "relativeCreated",
+    "thread", "threadName", "processName", "process"]
+
+
+cdef bint facts_read(Facts *facts, dict attributes, int count) except -1:
+    """Read the first `count` attributes, by one walk through the dict.
+
+    Returns False if they are not the stock ones in the stock order. Else they are
+    borrowed: facts_hold() must come before any code that could change the record.
+    """
+    cdef Py_ssize_t position = 0
+    cdef PyObject *key
+    cdef int i
+    facts.count = count
+    facts.held = 0
+    if not known_order:
+        return False
+    for i in range(count):
+        if (not PyDict_Next(attributes, &position, &key, &facts.values[i])
+                or key != PyList_GET_ITEM(field_names, i)):
+            return False
+    return True
+
+
+cdef void facts_hold(Facts *facts) noexcept:
+    """Take references to all. Until facts_release()."""
+    while facts.held < facts.count:
+        Py_INCREF(<object>facts.values[facts.held])
+        facts.held += 1
+
+
+cdef void facts_release(Facts *facts) noexcept:
+    while facts.held:
+        facts.held -= 1
+        Py_DECREF(<object>facts.values[facts.held])
+
+
+# --- a call that has no LogRecord yet ----------------------------------------------------------
+
+cdef object call_args(PyObject *const *args, Py_ssize_t count):
+    """The arguments after the message, as LogRecord keeps them."""
+    cdef tuple values
+    cdef Py_ssize_t i
+    if count == 1:
+        only = <object>args[0]
+        if type(only) not in no_mappings and isinstance(only, Mapping) and only:
+            return only
+    values = PyTuple_New(count)
+    for i in range(count):
+        Py_INCREF(<object>args[i])
+        PyTuple_SET_ITEM(values, i, <object>args[i])
+    return values
+
+
+cdef double created_of(int64_t ns) noexcept:
+    """The attribute `created`, to the last bit."""
+    # Python/pytime.c, _PyTime_AsSecondsDouble, up to 3.12: whole seconds stay exact.
+    if not counts_ns and ns % 1_000_000_000 == 0:
+        return <double>(ns // 1_000_000_000)
+    return <double>ns / 1e9
+
+
+cdef double msecs_of(int64_t ns) noexcept:
+    """The attribute `msecs`, likewise."""
+    cdef double created = created_of(ns)
+    cdef int64_t ms
+    if not counts_ns:
+        return <double><int64_t>((created - <double><int64_t>created) * 1000)
+    ms = ns % 1_000_000_000 // 1_000_000
+    # `created` was rounded up to the next second.
+    return 0.0 if ms == 999 and <int64_t>created != ns // 1_000_000_000 else <double>ms
+
+
+cdef object thread_ident():
+    return threading.get_ident() if logging_names["logThreads"] else None
+
+
+cdef object thread_name():
+    return threading.current_thread().name if logging_names["logThreads"] else None
+
+
+cdef object process_id():
+    return os.getpid() if logging_names["logProcesses"] else None
+
+
+cdef object process_name():
+    if not logging_names["logMultiprocessing"]:
+        return None
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None:
+        try:
+            return multiprocessing.current_process().name
+        except Exception:             # it is being imported
+            pass
+    return "MainProcess"
+
+
+cdef object task_name():
+    asyncio = sys.modules.get("asyncio")
+    if not logging_names["logAsyncioTasks"] or not asyncio:
+        return None
+    try:
+        # Without a loop current_task() would raise, which takes longer.
+        return asyncio.current_task().get_name() if asyncio._get_running_loop() else None
+    except Exception:
+        return None
+
+
+cdef bint class_is_stock() except -1:
+    """Whether LogRecord is as CPython has it."""
+    global stock_tag
+    if stock_tag == 0 or stock_tag != class_tag(LogRecord):
+        stock_tag = 0
+        for name, function in stock_methods.items():
+            if getattr(LogRecord, name) is not function:
+                return False
+        if not template.keys().isdisjoint(vars(LogRecord)):   # a property in an attribute's place
+            return False
+        stock_tag = class_tag(LogRecord)
+    return True
+
+
+cdef bint record_is_stock() except -1:
+    """Whether a call would make a LogRecord as make_record() does."""
+    global surroundings
+    if surroundings is None or not watch_holds(surroundings):
+        surroundings = None
+        for name, value in stock_names.items():
+            if logging_names.get(name) is not value:
+                return False
+        if time_names[clock_name] is not stock_clock:
+            return False
+        surroundings = Watch()
+        surroundings.add(logging_names, tuple(stock_names))
+        surroundings.add(time_names, (clock_name,))
+        surroundings.add(level_names, None)
+        usual_names[:] = [level_names.get(10 * i) for i in range(USUAL_LEVELS)]
+    return class_is_stock()
+
+
+cdef object level_name(object level, long number):
+    """The name of a level, None for one without. After record_is_stock()."""
+    if 0 <= number < 10 * USUAL_LEVELS and number % 10 == 0:
+        return usual_names[number // 10]
+    return level_names.get(level)
+
+
+cdef object relative_created(int64_t ns):
+    start = logging_names["_startTime"]
+    return (ns - start) / 1e6 if counts_ns else (created_of(ns) - start) * 1000
+
+
+cdef object make_record(Call *call, object exc_info):
+    """The LogRecord of a call that findCaller would find."""
+    cdef Caller caller = find_caller(call.stacklevel)
+    cdef dict values = PyDict_Copy(template)
+    values["name"] = <object>call.name
+    values["msg"] = <object>call.msg
+    values["args"] = <object>call.args
+    values["levelname"] = <object>call.levelname
+    values["levelno"] = <object>call.levelno
+    values["pathname"] = caller.pathname
+    values["filename"] = caller.filename
+    values["module"] = caller.module
+    values["exc_info"] = exc_info
+    values["lineno"] = caller.lineno
+    values["funcName"] = caller.function
+    values["created"] = created_of(call.time)
+    values["msecs"] = msecs_of(call.time)
+    values["relativeCreated"] = relative_created(call.time)
+    values["thread"] = thread_ident()
+    values["threadName"] = thread_name()
+    values["processName"] = process_name()
+    values["process"] = process_id()
+    if has_task_name:
+        values["taskName"] = task_name()
+    record = (<PyTypeObject *>LogRecord).tp_alloc(<PyTypeObject *>LogRecord, 0)
+    record.__dict__ = values
+    return record
