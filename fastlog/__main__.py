@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import fastlog
-from fastlog.cli import demo
+from fastlog.cli import bench, demo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"fastlog {fastlog.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo.add_parser(commands)
+    bench.add_parser(commands)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
     return status

@@ -1,0 +1,124 @@
+"""The charts of README: latency percentiles, and throughput beside processor time."""
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from hdrh.histogram import HdrHistogram
+from workloads import paced_name, threads_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from results import Results
+
+# Okabe and Ito's colours, which remain apart for the colour-blind; a marker of its own besides.
+STYLES = {
+    "bare %": ("#999999", ":", ""),
+    "NullHandler": ("#555555", "--", ""),
+    "SysLogHandler": ("#000000", "-", "s"),
+    "QueueHandler": ("#E69F00", "-", "^"),
+    "backgroundlog": ("#CC79A7", "-", "v"),
+    "loguru": ("#F0C000", "-", "D"),
+    "picologging": ("#56B4E9", "-", "P"),
+    "rfc5424": ("#8C564B", "-", "X"),
+    "systemd-python": ("#7F7F00", "-", "<"),
+    "cysystemd": ("#B09C85", "-", ">"),
+    "fastlog": ("#0072B2", "-", "o"),
+    "fastlog Logger": ("#D55E00", "-", "o"),
+    "C sendto": ("#009E73", "-", ""),
+    "fastlog drain": ("#0072B2", "-", ""),
+}
+TICKS = (50, 90, 99, 99.9, 99.99)
+PACED = paced_name(10_000, "busy")
+TIGHT = threads_name(1)
+
+
+def draw_all(results: Results, directory: Path) -> None:
+    draw_latency(results).savefig(directory / "latency.png", dpi=130)
+    draw_throughput(results).savefig(directory / "throughput.png", dpi=130)
+    plt.close("all")
+
+
+def nines(percent: float) -> float:
+    """Where a percentile lies on the axis: 50 at 0.3, 90 at 1, 99 at 2, 99.9 at 3."""
+    return -math.log10(1 - percent / 100)
+
+
+def draw_latency(results: Results) -> Figure:
+    """Response times, the median of the rounds at each percentile; one line a handler."""
+    figure, axes = plt.subplots(figsize=(9.5, 6))
+    points = [50 + 50 * (1 - 10 ** (-4 * n / 200)) for n in range(201)]
+    points = [percent for percent in points if percent <= 99.99] + [99.99]
+    for subject in results.rows[PACED]:
+        histograms = [HdrHistogram.decode(row["response"]["histogram"])
+                      for row in results.rows[PACED][subject] if "response" in row]
+        if not histograms:
+            continue
+        values = [statistics.median(each.get_value_at_percentile(percent) for each in histograms)
+                  / 1000 for percent in points]
+        color, line, marker = STYLES[subject]
+        ours = subject.startswith("fastlog")
+        axes.plot([nines(percent) for percent in points], values, line, color=color,
+                  linewidth=2.4 if ours else 1.4, label=subject, marker=marker, markevery=20,
+                  markersize=5, zorder=3 if ours else 2)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(
+        lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axes.set_xticks([nines(percent) for percent in TICKS], [f"{percent:g} %" for percent in TICKS])
+    axes.set_xlim(nines(50), nines(99.99))
+    axes.set_ylabel("µs from the moment the record was due (log scale)")
+    rounds = max(map(len, results.rows[PACED].values()))
+    axes.set_xlabel(f"percentile of the calls; each the median of {rounds} rounds")
+    axes.set_title("10,000 records a second through rsyslogd: how long a logging call takes",
+                   loc="left")
+    axes.grid(alpha=0.3)
+    # In the order in which the lines end.
+    lines = sorted(axes.get_lines(), key=lambda line: -line.get_ydata()[-1])
+    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return finish(figure, results)
+
+
+def draw_throughput(results: Results) -> Figure:
+    """Records a second and processor time, of one thread in a tight loop."""
+    names = [name for name in results.rows[TIGHT] if name not in ("bare %", "NullHandler")
+             and results.median(TIGHT, name, "rate") is not None]
+    names.sort(key=lambda name: results.median(TIGHT, name, "rate") or 0)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True)
+    rates = [(results.median(TIGHT, name, "rate") or 0) / 1000 for name in names]
+    bars(left, names, rates, "thousand records/s at the sink")
+    counts = [results.median(TIGHT, name, "expected") or 1 for name in names]
+    cpus = [(results.median(TIGHT, name, "cpu") or 0) / count / 1000
+            for name, count in zip(names, counts, strict=True)]
+    bars(right, names, cpus, "processor time of the process, µs a record")
+    for index, name in enumerate(names):
+        lost = results.missing(TIGHT, name) / max(1, sum(results.values(TIGHT, name, "expected")))
+        if lost:
+            left.annotate(f"loses {lost:.0%}", (rates[index], index), xytext=(44, 0), fontsize=8,
+                          textcoords="offset points", va="center", color="#A00000")
+    figure.suptitle("A tight loop of one thread through rsyslogd", x=0.01, ha="left")
+    return finish(figure, results)
+
+
+def bars(axes: Axes, names: list[str], values: list[float], label: str) -> None:
+    drawn = axes.barh(names, values, color=[STYLES[name][0] for name in names])
+    axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=9)
+    axes.set_xlabel(label)
+    axes.margins(x=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish(figure: Figure, results: Results) -> Figure:
+    """The machine beneath."""
+    facts = {key: value for key, value in results.machine.items() if key != "load average before"}
+    where = ", ".join(f"{key} {value}" for key, value in facts.items())
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.text(0.01, 0.01, where, fontsize=7, color="#555555")
+    return figure

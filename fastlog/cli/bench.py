@@ -1,0 +1,274 @@
+"""python -m fastlog bench: what a logging call costs on this machine, checked at the sink."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import logging.handlers
+import os
+import platform
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import fastlog
+from fastlog.cli.measure import percentile
+from fastlog.cli.receiver import Receiver
+from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd, wait_until
+
+if TYPE_CHECKING:
+    from typing import Any
+
+#: What is timed: a logger's `info`, or what stands in its place.
+Info = Callable[[str, int, str], object]
+Daemon = Rsyslogd | Receiver
+
+MESSAGE = "call some_func %d from %s"
+FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+NUMBER = re.compile(r"call some_func (\d+) from ")
+
+_ROUNDS = 5  # in which the handlers take turns, so that the machine's moods hit all alike
+_BURST = 2_000  # records; the ring takes them even if the daemon takes none
+_PATIENCE = 10.0  # seconds for the daemon to write what was logged
+_PERCENTS = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+_STDLIB = "logging.handlers.SysLogHandler"
+_PERCENT = "msg % args"
+
+# --- the clocks, which bench/ uses, too ----------------------------------------------------------
+
+
+class Times(NamedTuple):
+    """Of each call, in ns."""
+
+    response: array[int]  # from the moment it was due
+    service: array[int]   # from the moment it began
+
+
+def time_open_loop(info: Info, message: str, who: str, count: int, rate: float, *,
+                   asleep: bool, first: int = 0) -> Times:
+    """`count` calls, due each 1/rate seconds whatever the one before took.
+
+    A call that comes late because another was slow counts from when it was due:
+    that is what a user waits for, and what a closed loop leaves out
+    ("coordinated omission"). asleep: what the program does until a call is due:
+    sleep, as one that waits for requests, or compute, as one at work.
+    """
+    times = Times(array("q", bytes(8 * count)), array("q", bytes(8 * count)))
+    clock, sleep = time.perf_counter_ns, time.sleep
+    start = clock()
+    for i in range(count):
+        due = start + int(i * 1e9 / rate)
+        while (begin := clock()) < due:
+            if asleep:
+                sleep((due - begin) / 1e9)
+        info(message, first + i, who)
+        end = clock()
+        times.response[i] = end - due
+        times.service[i] = end - begin
+    return times
+
+
+def time_tight(info: Info, message: str, who: str, count: int, first: int = 0) -> int:
+    """The ns that `count` calls take without a pause."""
+    start = time.perf_counter_ns()
+    for i in range(first, first + count):
+        info(message, i, who)
+    return time.perf_counter_ns() - start
+
+
+def time_percent(message: str, who: str, count: int) -> int:
+    """The same for `message % args` alone: what any logging call has to do."""
+    start = time.perf_counter_ns()
+    for i in range(count):
+        message % (i, who)
+    return time.perf_counter_ns() - start
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
+    release = re.match(r"[\d.]+", platform.release())
+    virtual = " of a virtual machine" if "hypervisor" in cpuinfo else ""
+    facts = {
+        "CPU": f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores{virtual}",
+        "kernel": f"{platform.system()} {release[0] if release else platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+    program = find_rsyslogd()
+    if program is not None:
+        version = subprocess.run([program, "-v"], capture_output=True, text=True, check=True)
+        facts["rsyslogd"] = version.stdout.split()[1]
+    return {
+        **facts,
+        "fastlog": fastlog.__version__,
+        "max_dgram_qlen": Path("/proc/sys/net/unix/max_dgram_qlen").read_text().strip(),
+        "load average before": f"{os.getloadavg()[0]:.2f}",
+    }
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench", help="measure what a logging call costs on this machine",
+        description="Compares the standard library's SysLogHandler with fastlog, in front of a "
+                    "private rsyslogd (or, without one, a small receiver), and checks that all "
+                    "records arrive. Best on a machine that does nothing else. Touches nothing of "
+                    "the machine's own syslog.")
+    parser.add_argument("--rate", type=_positive, default=10_000, metavar="N",
+                        help="records a second of the paced part (default: %(default)s)")
+    parser.add_argument("--seconds", type=_positive, default=2.0, metavar="S",
+                        help="of the paced part, for each handler (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0 if every record arrived, in order, else 1."""
+    with contextlib.ExitStack() as stack:
+        subjects = [make(stack) for make in _SUBJECTS]
+        for _ in range(_ROUNDS):
+            for subject in subjects:
+                subject.run_tight()
+            for subject in subjects:
+                subject.run_paced(max(1, int(options.rate * options.seconds / _ROUNDS)),
+                                  options.rate)
+        complete = all([subject.check() for subject in subjects])  # all are checked
+        facts = _summarize(subjects, options)
+    print(json.dumps(facts, indent=1) if options.json else _table(facts))
+    return 0 if complete else 1
+
+
+class _Subject:
+    """A handler with a daemon of its own, and what was measured of it."""
+
+    def __init__(self, name: str, info: Info, daemon: Daemon | None = None,
+                 handler: logging.Handler | None = None) -> None:
+        self.name, self.info, self.daemon, self.handler = name, info, daemon, handler
+        self.tight: list[float] = []  # ns a call, of each burst
+        self.response: array[int] = array("q")
+        self.service: array[int] = array("q")
+        self.logged = 0
+        self.arrived: int | None = None
+        self.in_order: bool | None = None
+        self.lines = LineCount(daemon.server_log) if daemon else None
+        time_tight(info, MESSAGE, "bench", 10)  # connect, start the thread
+        self._settle(10)
+
+    def run_tight(self) -> None:
+        if self.name == _PERCENT:
+            took = time_percent(MESSAGE, "bench", _BURST)
+        else:
+            took = time_tight(self.info, MESSAGE, "bench", _BURST, self.logged)
+        self.tight.append(took / _BURST)
+        self._settle(_BURST)
+
+    def run_paced(self, count: int, rate: float) -> None:
+        times = time_open_loop(self.info, MESSAGE, "bench", count, rate, asleep=False,
+                               first=self.logged)
+        self.response += times.response
+        self.service += times.service
+        self._settle(count)
+
+    def _settle(self, count: int) -> None:
+        """Wait until the daemon has written what was logged: the next subject has the machine."""
+        self.logged += count
+        lines = self.lines
+        if lines is not None and self.handler is not None:
+            self.handler.flush()
+            with contextlib.suppress(TimeoutError):  # check() says what is missing
+                wait_until(lambda: lines.update() >= self.logged, _PATIENCE, "the daemon")
+
+    def check(self) -> bool:
+        """Whether each record is in the daemon's file, once, in order."""
+        if self.daemon is None or self.handler is None:
+            return True
+        self.handler.close()
+        numbers = [int(n) for n in NUMBER.findall(self.daemon.server_log.read_text())]
+        self.arrived = len(numbers)
+        self.in_order = numbers == sorted(set(numbers))
+        return self.in_order and self.arrived == self.logged
+
+
+def _make_percent(stack: contextlib.ExitStack) -> _Subject:
+    return _Subject(_PERCENT, lambda message, i, who: message % (i, who))
+
+
+def _make_null(stack: contextlib.ExitStack) -> _Subject:
+    log = logging.Logger("bench", logging.INFO)
+    log.addHandler(logging.NullHandler())
+    return _Subject("logging.NullHandler", log.info)
+
+
+def _make(name: str, logger_class: type[logging.Logger],
+          handler_class: type[logging.handlers.SysLogHandler],
+          stack: contextlib.ExitStack) -> _Subject:
+    # A short name: a socket's path is at most 107 bytes.
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-"))
+    daemon: Daemon = Rsyslogd(directory) if find_rsyslogd() else Receiver(directory)
+    stack.enter_context(daemon)
+    handler = handler_class(daemon.socket, facility="local0")
+    handler.ident = "ServerLog: "
+    handler.setFormatter(logging.Formatter(FORMAT))
+    log = logger_class("bench", logging.INFO)
+    log.addHandler(handler)
+    return _Subject(name, log.info, daemon, handler)
+
+
+_SUBJECTS: tuple[Callable[[contextlib.ExitStack], _Subject], ...] = (
+    _make_percent,
+    _make_null,
+    partial(_make, _STDLIB, logging.Logger, logging.handlers.SysLogHandler),
+    partial(_make, "fastlog.SysLogHandler", logging.Logger, fastlog.SysLogHandler),
+    partial(_make, "fastlog.SysLogHandler, fastlog.Logger", fastlog.Logger, fastlog.SysLogHandler),
+)
+
+
+def _summarize(subjects: list[_Subject], options: argparse.Namespace) -> dict[str, Any]:
+    stdlib = next(subject for subject in subjects if subject.name == _STDLIB)
+    return {
+        "machine": machine(), "rate": options.rate, "seconds": options.seconds,
+        "handlers": {subject.name: {
+            "tight": statistics.median(subject.tight) / 1000,
+            **{name: percentile(subject.response, p) / 1000 for name, p in _PERCENTS.items()},
+            "service p50": percentile(subject.service, 50) / 1000,
+            "stdlib / this, tight": statistics.median(
+                theirs / ours for theirs, ours in zip(stdlib.tight, subject.tight, strict=True)),
+            "stdlib / this, p50": percentile(stdlib.service, 50) / percentile(subject.service, 50),
+            "logged": subject.logged, "arrived": subject.arrived, "in order": subject.in_order,
+        } for subject in subjects},
+    }
+
+
+def _table(facts: dict[str, Any]) -> str:
+    width = max(map(len, facts["handlers"]))
+    columns = ("tight", *_PERCENTS, "stdlib / this, tight", "stdlib / this, p50")
+    lines = [
+        f"A log.info call in µs: in a tight loop, and at {facts['rate']:,.0f} records/s, from the "
+        "moment it was due.",
+        "x: the standard library's handler / this one, in a tight loop and of the paced p50.", "",
+        " " * width + "".join(f"{name:>9}" for name in ("tight", *_PERCENTS, "x tight", "x p50"))
+        + "  at the sink"]
+    for name, row in facts["handlers"].items():
+        arrived = "" if row["arrived"] is None else (
+            f"  {row['arrived']:,} of {row['logged']:,}, order "
+            + ("kept" if row["in order"] else "NOT kept"))
+        lines.append(f"{name:{width}}" + "".join(f"{row[key]:9.2f}" for key in columns) + arrived)
+    where = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
+    return "\n".join([*lines, "", f"{where}."])
