@@ -27,19 +27,23 @@ def blocks(readme, language):
 def test_every_block_is_known(readme):
     """Each fenced block is of a kind that one of the tests here runs."""
     kinds = [name for name, _ in fenced(readme)]
-    assert sorted(kinds) == ["", "console", "console", "diff", "python", "python"]
+    assert sorted(kinds) == ["", *["console"] * 3, "diff", *["python"] * 3]
 
 
 def test_dict_config_example(readme, make_sink, run_python):
-    """The program logs what the text says, with nothing but the address changed."""
-    example, _ = blocks(readme, "python")
+    """The program logs what the text says, with nothing but the address changed.
+
+    With install() and without.
+    """
+    example, install, _ = blocks(readme, "python")
     sink = make_sink()
+    run_python(install + example.replace("/dev/log", sink.path))
     run_python(example.replace("/dev/log", sink.path))
-    assert sink.take_one() == b"<134>ServerLog: shop: order 4711 paid by ann\0"
+    assert sink.take(2) == 2 * [b"<134>ServerLog: shop: order 4711 paid by ann\0"]
 
 
 def test_options_example(readme, make_sink, run_python):
-    _, example = blocks(readme, "python")
+    _, _, example = blocks(readme, "python")
     sink = make_sink()
     assert run_python(example.replace("/dev/log", sink.path)) == "0 0\n"
 
@@ -77,7 +81,8 @@ def test_rsyslog_example(readme, start_rsyslogd, make_handler, logger_for, direc
 def test_commands(readme, repository):
     """The commands are those that `.ci/run` runs on a clean checkout, and installing the sdist."""
     commands = [line for block in blocks(readme, "console") for line in block.splitlines()]
-    assert commands == ["make demo", "make test", "pip install ."]
+    assert commands == ["make demo", "make test", "pip install .", "fastlog bench"]
+    # The last one is run, shortened, by tests/test_cli_bench.py.
     steps = (repository / ".ci" / "run").read_text().splitlines()
     for command in ("make demo", "run_tests make test"):
         assert command in steps
