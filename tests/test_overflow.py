@@ -52,7 +52,7 @@ def test_block_waits_once_then_the_engine_is_stalled(make_handler, sink, logger_
 
 def test_stall_ends_with_the_first_progress(make_handler, sink, logger_for):
     """Once the daemon takes records again, records are accepted again."""
-    handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=0.01)
+    handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=0.5)
     log = logger_for(handler)
     accepted = fill(handler, log)
     assert handler.stats().stalled
