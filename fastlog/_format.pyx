@@ -262,6 +262,9 @@ cdef class Format:
         attributes["message"] = message
         asctime = None
         if self.uses_time:
+            if (type(<object>facts.values[<int>CREATED]) is not float
+                    or type(<object>facts.values[<int>MSECS]) is not float):
+                facts_hold(facts)             # a __float__ or __format__ may run
             asctime = self.asctime(<object>facts.values[<int>CREATED],
                                    <object>facts.values[<int>MSECS])
             attributes["asctime"] = asctime

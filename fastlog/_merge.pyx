@@ -148,7 +148,7 @@ cdef int merge_into(Message *out, object msg, object args) except -1:
         return message_add(out, merge(msg, args))
     found = find_compiled(msg)
     if found is None or (<Compiled>found).count != len(<tuple>args):
-        return message_add(out, merge(msg, args))
+        return message_add(out, PyUnicode_Format(msg, args))
     return add_compiled(out, found, args)
 
 

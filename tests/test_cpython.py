@@ -19,13 +19,18 @@ unittest.main("test.test_logging", argv=["", *{classes}], verbosity=2)
 """
 
 
-@pytest.mark.timeout(120)
-def test_logging_tests_of_the_interpreter(tmp_path):
-    """The classes of test.test_logging that meet a handler: unmodified, and none fails."""
+@pytest.fixture(autouse=True)
+def needs_test_package():
+    """Debian, for one, has it in a package of its own."""
     if importlib.util.find_spec("test.test_logging") is None:
         if os.environ.get("CI"):
             pytest.fail("this Python comes without its test package")
         pytest.skip("this Python comes without its test package")
+
+
+@pytest.mark.timeout(120)
+def test_logging_tests_of_the_interpreter(tmp_path):
+    """The classes of test.test_logging that meet a handler: unmodified, and none fails."""
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(classes=CLASSES)],
                           capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -67,8 +72,6 @@ print(json.dumps({"outcomes": outcomes, "root": type(logging.root).__module__}))
 @pytest.mark.timeout(200)
 def test_whole_test_logging_with_the_fast_logger(tmp_path):
     """All of test.test_logging: each test ends the same with install() as without."""
-    if importlib.util.find_spec("test.test_logging") is None:
-        pytest.skip("this Python comes without its test package; CI fails for it above")
     runs = {}
     for how in ("stock", "installed"):
         directory = tmp_path / how

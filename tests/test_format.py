@@ -197,16 +197,19 @@ def test_any_format_of_any_record(check, in_zone, formatter, record, zone):
         check(formatter, twin(record))  # again, with what was kept
 
 
+# In two, because longer formats than 24 steps are left to the standard library.
 ALL = ("%(asctime)s %(name)s %(levelname)-8s %(levelno)d %(pathname)s %(filename)s %(module)s "
-       "%(lineno)d %(funcName)s %(created)f %(msecs)03d %(relativeCreated)d %(thread)d "
-       "%(threadName)s %(process)d %(processName)s %(message)s 100 %%")
+       "%(lineno)d %(message)s 100 %%")
+REST = ("%(funcName)s %(created)f %(msecs)03d %(relativeCreated)d %(thread)d %(threadName)s "
+        "%(process)d %(processName)s %(message)s 100 %%")
 
 
 @pytest.mark.parametrize("style, text", [
     ("%", ALL),
+    ("%", REST),
     ("{", "{asctime} {name!r} {levelname:<8} {levelno:03d} {created} {msecs:03.0f} {message} {{}}"),
     ("$", "$asctime ${name} $levelname $created $$ ${message}"),
-], ids=["percent", "braces", "dollar"])
+], ids=["percent", "percent, the rest", "braces", "dollar"])
 def test_every_field(check, style, text):
     for _ in range(3):
         check(logging.Formatter(text, style=style), make_record())
@@ -261,17 +264,15 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_formatter_changed_in_place(check, change):
+@pytest.mark.parametrize("name", CHANGES)
+def test_formatter_changed_in_place(check, in_zone, name):
     formatter = logging.Formatter("%(asctime)s %(message)s")
     record = make_record(exc_info=(ValueError, ValueError("v"), None), stack_info="stack")
-    before = check(formatter, twin(record))
-    change(formatter)
-    after = check(formatter, twin(record))
-    assert (after != before) is ((change is not CHANGES["attribute of its own"]
-                                 and change is not CHANGES["converter, a known one"])
-                                 or (time.localtime().tm_gmtoff != 0
-                                 and change is CHANGES["converter, a known one"]))
+    with in_zone("IST-5:30"):  # where gmtime is another time
+        before = check(formatter, twin(record))
+        CHANGES[name](formatter)
+        after = check(formatter, twin(record))
+    assert (after == before) is (name == "attribute of its own")
 
 
 PATCHES = [
@@ -332,16 +333,16 @@ def test_exc_text_is_kept_for_the_next_handler(native):
 
 # --- records that are not plain ----------------------------------------------------------------
 
-def test_subclass_of_log_record(check):
+def test_subclass_of_log_record(native):
     class Record(logging.LogRecord):
         def getMessage(self):
             return "mine"
 
     record = Record("n", 20, "p", 1, "m", (), None)
-    assert stock(logging.Formatter("%(message)s"), record) == b"mine"
+    assert native(logging.Formatter("%(message)s"), record) == b"mine"
 
 
-def test_record_in_another_order(check):
+def test_record_in_another_order(native):
     """makeLogRecord() and pickles may bring the attributes in any order."""
     record = make_record()
     backwards = dict(reversed(vars(record).items()))
@@ -351,11 +352,7 @@ def test_record_in_another_order(check):
     vars(other).clear()
     vars(other).update(backwards)
     formatter = logging.Formatter(ALL)
-    assert formatter.format(other).encode() in (native_of(check)(formatter, record),)
-
-
-def native_of(check):
-    return check.__closure__[0].cell_contents
+    assert native(formatter, record) == stock(formatter, other)
 
 
 def test_missing_attributes_are_errors(native):
@@ -374,8 +371,7 @@ def test_arguments_may_change_the_record(native):
             return "done"
 
     record = make_record("%s", (Meddler(),))
-    outcome = native(logging.Formatter(ALL), record)
-    assert outcome == b"" or isinstance(outcome, tuple) or b"done" in outcome
+    assert native(logging.Formatter(ALL), record).endswith(b" done 100 %")
 
 
 # --- odd things that programs do ---------------------------------------------------------------

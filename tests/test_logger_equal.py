@@ -290,9 +290,6 @@ def exceptions(scene):
     log = scene.log
     scene.handler.setFormatter(logging.Formatter("%(message)s %(funcName)s"))
 
-    def strip(text):
-        return text
-
     try:
         raise ValueError("v")
     except ValueError as error:
@@ -383,7 +380,6 @@ def facts_switched_off(scene):
     scene.handler.setFormatter(logging.Formatter(
         "%(thread)s %(threadName)s %(process)s %(processName)s %(message)s"))
     for name in ("logThreads", "logProcesses", "logMultiprocessing"):
-        scene.log.info("on") if name == "logMultiprocessing" else None
         with mock.patch.object(logging, name, False):
             scene.log.info("without %s", name)
     with mock.patch.object(logging, "_srcfile", None):
