@@ -18,7 +18,7 @@ from fastlog._message cimport (Message, message_add, message_begin, message_copy
                                message_make_one_line, message_shorten)
 from fastlog._ring cimport (SHORTENED, Record, record_bytes, record_span, ring_commit,
                             ring_try_reserve)
-from fastlog._transport cimport transport_add_path
+from fastlog._transport cimport SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
                               writer_create, writer_destroy, writer_leave, writer_notify,
                               writer_offer_socket, writer_start, writer_stop)
@@ -132,6 +132,9 @@ cdef class Engine:
         memcpy(writer.transport.service, PyBytes_AS_STRING(self.service), len(self.service) + 1)
         writer.transport.connect_timeout = self.connect_timeout
         writer.transport.adopting = self.adopting
+        # Unless a batch that goes slowly would look like no progress.
+        writer.transport.patient = (not self.block or self.block_timeout
+                                    >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
         self.told = self.told_dropped = 0
         return writer
 

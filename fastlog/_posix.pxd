@@ -11,6 +11,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_ERROR
         SO_SNDBUF
+        SO_SNDTIMEO
         SO_TYPE
         MSG_DONTWAIT
         MSG_NOSIGNAL
@@ -37,6 +38,11 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
+
+cdef extern from "<sys/time.h>" nogil:
+    struct timeval:
+        long tv_sec
+        long tv_usec
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:

@@ -8,15 +8,15 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from fastlog._clock cimport SECOND, monotonic_ns
+from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns
 from fastlog._frame cimport frame_utf8_floor
 from fastlog._posix cimport (AF_UNIX, AI_NUMERICSERV, EAI_SYSTEM, IPPROTO_TCP, MSG_DONTWAIT,
                              MSG_NOSIGNAL, MSG_PEEK, POLLOUT, SOCK_CLOEXEC, SOCK_DGRAM,
-                             SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_TYPE,
-                             TCP_NODELAY, addrinfo, connect, freeaddrinfo, getaddrinfo,
+                             SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_SNDBUF,
+                             SO_SNDTIMEO, SO_TYPE, TCP_NODELAY, addrinfo, connect, freeaddrinfo, getaddrinfo,
                              getsockopt, iovec, mmsghdr, msghdr, poll, pollfd, recv, send,
                              sendmmsg, sendmsg, setsockopt, sockaddr, sockaddr_storage,
-                             sockaddr_un, socket, socklen_t)
+                             sockaddr_un, socket, socklen_t, timeval)
 
 
 cdef extern from *:
@@ -28,6 +28,7 @@ cdef extern from *:
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at the most
+    SEND_PATIENCE = 4 * MILLISECOND   # that a send waits for room for one datagram
     TRANSPORT_ADDRESSES = 8       # that are kept of what a name resolves to
     HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
 
@@ -56,6 +57,8 @@ ctypedef struct Transport:
     uint64_t connect_timeout      # ns; 0: the kernel's own
     uint64_t connect_started      # monotonic ns, while `connecting`
     bint adopting                 # sockets are connected elsewhere and handed over
+    bint patient                  # a send to a unix datagram socket may wait, SEND_PATIENCE each
+    int send_flags                # of fd
     size_t partial                # stream: bytes of the first record already sent
     iovec parts[TRANSPORT_BATCH]  # the batch: one part for each record
     mmsghdr messages[TRANSPORT_BATCH]
@@ -127,9 +130,18 @@ cdef inline int transport_try_address(Transport *transport, int index,
     """Returns 0, EINPROGRESS, or an errno."""
     cdef Address *address = &transport.addresses[index]
     cdef int error = 0, yes = 1
-    cdef int fd = socket(address.storage.ss_family, socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    cdef bint waits = (transport.patient and socktype == SOCK_DGRAM
+                       and not transport_is_network(transport))
+    cdef timeval patience
+    # To connect a unix datagram socket never blocks.
+    cdef int fd = socket(address.storage.ss_family,
+                         socktype | SOCK_CLOEXEC | (0 if waits else SOCK_NONBLOCK), 0)
     if fd < 0:
         return errno
+    if waits:
+        patience.tv_sec = 0
+        patience.tv_usec = SEND_PATIENCE // 1000
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience))
     if transport_is_network(transport) and socktype == SOCK_STREAM:
         # Records are batched already; Nagle's algorithm would hold an urgent one back.
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes))
@@ -142,6 +154,7 @@ cdef inline int transport_try_address(Transport *transport, int index,
     transport.connecting = error == EINPROGRESS
     transport.connect_started = monotonic_ns() if transport.connecting else 0
     transport.connected_socktype = socktype
+    transport.send_flags = MSG_NOSIGNAL if waits else MSG_NOSIGNAL | MSG_DONTWAIT
     return error
 
 
@@ -217,6 +230,7 @@ cdef inline void transport_adopt(Transport *transport, int fd) noexcept nogil:
     cdef socklen_t size = sizeof(transport.connected_socktype)
     transport_close(transport)
     transport.fd = fd
+    transport.send_flags = MSG_NOSIGNAL | MSG_DONTWAIT
     getsockopt(fd, SOL_SOCKET, SO_TYPE, &transport.connected_socktype, &size)
 
 
@@ -251,7 +265,7 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
     message.msg_iovlen = count
     transport.parts[0].iov_base = <char *>first.iov_base + transport.partial
     transport.parts[0].iov_len = first.iov_len - transport.partial
-    size = sendmsg(transport.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    size = sendmsg(transport.fd, &message, transport.send_flags)
     transport.parts[0] = first
     if size < 0:
         return -1
@@ -264,11 +278,11 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
 
 
 cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
-    """Send `parts[:count]` without blocking.
+    """Send `parts[:count]`; blocks for at most SEND_PATIENCE a record, and only if `patient`.
 
-    Returns how many records went out whole, possibly 0, or -1 with errno set.
-    After fewer than `count`, call again with the rest: sendmmsg(2) does not
-    report the error that stopped it, the next call does.
+    Returns how many records went out whole, possibly 0, or -1 with errno set:
+    EAGAIN when there is no room. After fewer than `count`, call again with the
+    rest: sendmmsg(2) does not report the error that stopped it, the next call does.
     """
     cdef int result
     while True:
@@ -276,11 +290,10 @@ cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
             result = transport_send_stream(transport, count)
         elif count == 1:
             result = <int>send(transport.fd, transport.parts[0].iov_base,
-                               transport.parts[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                               transport.parts[0].iov_len, transport.send_flags)
             result = -1 if result < 0 else 1
         else:
-            result = sendmmsg(transport.fd, transport.messages, count,
-                              MSG_DONTWAIT | MSG_NOSIGNAL)
+            result = sendmmsg(transport.fd, transport.messages, count, transport.send_flags)
         if result >= 0 or errno != EINTR:
             return result
 
