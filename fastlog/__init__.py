@@ -12,9 +12,18 @@ except ImportError as _error:  # the source tree shadows the installed package
         "(`python setup.py build_ext --inplace`)."
     ) from _error
 
+from fastlog._lifecycle import disable_crash_drain, enable_crash_drain
 from fastlog._stats import Stats
 from fastlog.handlers import SysLogHandler
 from fastlog.loggers import Logger, install, uninstall
 
-__all__ = ["Logger", "Stats", "SysLogHandler", "install", "uninstall"]
+__all__ = [
+    "Logger",
+    "Stats",
+    "SysLogHandler",
+    "disable_crash_drain",
+    "enable_crash_drain",
+    "install",
+    "uninstall",
+]
 __version__ = "0.1.0"

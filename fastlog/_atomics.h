@@ -63,6 +63,11 @@ static inline uint64_t add_relaxed(atomic_u64 *object, uint64_t value)
     return atomic_fetch_add_explicit(object, value, memory_order_relaxed);
 }
 
+static inline uint64_t add_seq_cst(atomic_u64 *object, uint64_t value)
+{
+    return atomic_fetch_add_explicit(object, value, memory_order_seq_cst);
+}
+
 /* Fails only if *object != *expected; then *expected is reloaded. */
 static inline int cas_seq_cst(atomic_u64 *object, uint64_t *expected,
                               uint64_t desired)

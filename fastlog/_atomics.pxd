@@ -15,5 +15,6 @@ cdef extern from "_atomics.h" nogil:
     void store_seq_cst(atomic_u64 *obj, uint64_t value) noexcept
     uint64_t exchange_seq_cst(atomic_u64 *obj, uint64_t value) noexcept
     uint64_t add_relaxed(atomic_u64 *obj, uint64_t value) noexcept
+    uint64_t add_seq_cst(atomic_u64 *obj, uint64_t value) noexcept
     int cas_seq_cst(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
     int cas_relaxed(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept

@@ -1,7 +1,9 @@
 """Engine as other extension modules see it; _core.pyx explains."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastlog._counters cimport Loss
 from fastlog._message cimport Message
+from fastlog._registry cimport Registry
 from fastlog._ring cimport Record
 from fastlog._writer cimport Writer
 
@@ -9,6 +11,15 @@ cdef enum Put:                        # what Engine.put returns, flags
     PUT_ACCEPTED = 1                  # else dropped
     PUT_NEWS = 2                      # Engine.news() has something to tell
     PUT_FLUSH = 4                     # the caller is to flush
+
+
+cdef enum Overflow:                   # what a record that finds the ring full meets
+    BLOCK
+    DROP_NEW
+    DROP_OLDEST
+
+
+cdef Registry *live_writers() noexcept
 
 
 cdef class Engine:
@@ -21,17 +32,29 @@ cdef class Engine:
     cdef bint adopting
     cdef int framing                  # Framing
     cdef uint64_t capacity            # bytes
-    cdef bint block
+    cdef Overflow overflow
     cdef uint64_t block_timeout       # ns
     cdef uint64_t linger              # ns
+    cdef size_t max_size              # bytes of a record; 0: no limit of its own
+    cdef bint split                   # longer ones into several records
+    cdef object spool                 # fastlog._spool.Spool, or None
     cdef bint synchronous             # the process ends: each call waits for its record
     cdef uint64_t told                # the number of the last trouble that news() told of
-    cdef uint64_t told_dropped        # records dropped until the last was over
+    cdef uint64_t told_lost           # records lost until the last was over
+    cdef list told_losses             # as take_losses() last read them
 
     cdef Writer *new_writer(self) except NULL
     cdef int ensure_ours(self) except -1
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
-    cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
+    cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                       size_t longest) except -1
+    cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                        uint64_t flags) except -1
+    cdef Record *make_room(self, size_t size, uint64_t severity, uint64_t *used) except? NULL
+    cdef Record *await_room(self, size_t size, uint64_t severity, uint64_t *used) except? NULL
+    cdef void lose(self, Loss why, uint64_t severity) noexcept
+    cdef list read_losses(self)
+    cdef int leave_spool(self) except -1
     cdef int look_for_news(self) noexcept

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 from typing_extensions import Self, disjoint_base
 
+from fastlog._spool import Spool
 from fastlog._stats import Stats
 
 @disjoint_base
@@ -17,9 +18,12 @@ class Engine:
         adopting: bool = False,
         framing: int = 0,
         capacity: int,
-        block: bool,
-        block_timeout: float,
-        linger: float,
+        overflow: int = 0,
+        block_timeout: float = 0.2,
+        linger: float = 0.0,
+        max_size: int = 0,
+        split: bool = False,
+        spool: Spool | None = None,
     ) -> Self: ...
     def submit(
         self,
@@ -30,6 +34,12 @@ class Engine:
         urgent: bool = False,
     ) -> bool: ...
     def news(self) -> tuple[bool, int, int] | None: ...
+    def take_losses(
+        self, during_trouble: bool
+    ) -> tuple[dict[str, dict[str, int]], float, float] | None: ...
+    def recovered(self) -> tuple[int, int, int]: ...
+    def start(self) -> None: ...
+    def records(self) -> list[bytes]: ...
     def be_synchronous(self) -> None: ...
     def wants_socket(self) -> bool: ...
     def adopt(self, fd: int) -> None: ...

@@ -3,31 +3,37 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
+from posix.unistd cimport getpid
 
-from fastlog._stats import Stats
+from fastlog._stats import Stats, named_losses
 
-from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, load_acquire, load_relaxed,
-                               load_seq_cst, store_relaxed)
+from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
+                               load_acquire, load_relaxed, load_seq_cst, store_relaxed)
 from fastlog._clock cimport MILLISECOND, monotonic_ns
-from fastlog._frame cimport (FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
-                             frame_priority_size, frame_start)
-from fastlog._message cimport (Message, message_add, message_begin, message_copy, message_end,
-                               message_make_one_line, message_shorten)
-from fastlog._ring cimport (SHORTENED, Record, record_bytes, record_span, ring_commit,
-                            ring_try_reserve)
+from fastlog._counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
+                                UNSENDABLE, Loss, count_loss, count_lost)
+from fastlog._frame cimport (FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING, UNFRAMED,
+                             frame_priority_size, frame_start, frame_utf8_floor)
+from fastlog._message cimport (Message, message_add, message_add_bytes, message_begin,
+                               message_bytes, message_copy, message_end, message_escape,
+                               message_shorten)
+from fastlog._posix cimport SOCK_STREAM
+from fastlog._registry cimport Registry, registry_add, registry_remove
+from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
+                            record_span, ring_at, ring_commit, ring_peek, ring_try_reserve, ring_used)
 from fastlog._transport cimport SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
-                              writer_create, writer_destroy, writer_leave, writer_notify,
-                              writer_offer_socket, writer_start, writer_stop)
+                              writer_create, writer_destroy, writer_detach, writer_evict, writer_leave,
+                              writer_notify, writer_offer_socket, writer_start, writer_stop)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
 
 cdef enum:
-    WARNING_SEVERITY = 4              # RFC 5424 section 6.2.1; smaller is worse
     # The longest a waiting thread takes to notice Ctrl-C.
     SIGNAL_CHECK = 50 * MILLISECOND
     # How often a thread that waits for room looks whether the writer makes progress.
@@ -74,6 +80,14 @@ cdef inline uint64_t generation_now() noexcept nogil:
 map_process_page()
 
 
+# For _crash.pyx, which is imported only when it is wanted.
+cdef Registry registry
+
+
+cdef Registry *live_writers() noexcept:
+    return &registry
+
+
 cdef class Engine:
     """One ring and one writer thread that sends to a socket.
 
@@ -86,14 +100,19 @@ cdef class Engine:
     adopting: connect nothing; sockets come by adopt().
     framing: 0: none, 1: octet counting, 2: newline (RFC 6587).
     capacity: bytes of the ring, a power of two and at least a page.
-    block: whether a record that finds no room waits.
+    overflow: 0: a record that finds no room waits, 1: it is dropped, 2: the oldest are discarded.
     block_timeout: seconds without progress after which it is dropped and the engine is stalled.
     linger: seconds of the writer's first look-again interval; 0: none.
+    max_size: bytes of a record, framing not included; 0: what the ring and the socket take.
+    split: whether a longer record becomes several instead of being shortened.
+    spool: None, or an object whose open() returns the descriptor of a file for the ring: its
+        first page is Spool's and holds the positions (see _ring.pxd).
     """
 
     def __cinit__(self, paths, *, host=b"", service=b"", int socktype=0,
                   double connect_timeout=0.0, bint adopting=False, int framing=0,
-                  uint64_t capacity, bint block, double block_timeout, double linger):
+                  uint64_t capacity, int overflow=BLOCK, double block_timeout=0.2,
+                  double linger=0.0, size_t max_size=0, bint split=False, spool=None):
         self.paths = tuple(paths)
         self.host = host
         self.service = service
@@ -102,9 +121,12 @@ cdef class Engine:
         self.adopting = adopting
         self.framing = framing
         self.capacity = capacity
-        self.block = block
+        self.overflow = <Overflow>overflow
         self.block_timeout = <uint64_t>(block_timeout * 1e9)
         self.linger = <uint64_t>(linger * 1e9)
+        self.max_size = max_size
+        self.split = split
+        self.spool = spool
         self.generation = generation_now()
         self.writer = self.new_writer()
 
@@ -112,6 +134,7 @@ cdef class Engine:
         cdef bint joined = True
         if self.writer == NULL:
             return
+        registry_remove(&registry, self.writer)
         if self.generation != generation_now():
             writer_leave(self.writer)
             return
@@ -121,10 +144,18 @@ cdef class Engine:
             writer_destroy(self.writer)
 
     cdef Writer *new_writer(self) except NULL:
-        cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype)
+        cdef int fd = -1 if self.spool is None else self.spool.open()
+        cdef bint only_look = self.spool is not None and self.spool.only_look
+        cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, fd,
+                                            only_look)
         cdef bytes path
         if writer == NULL:
+            if errno == EBADMSG:
+                raise OSError(EBADMSG, "the spool is damaged: its positions make no sense",
+                              self.spool.path)
             PyErr_SetFromErrno(OSError)
+        writer.process = getpid()
+        writer.evicting = self.overflow == DROP_OLDEST
         for path in self.paths:
             transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
         # Both fit with their NUL: the handler has seen to it.
@@ -132,10 +163,13 @@ cdef class Engine:
         memcpy(writer.transport.service, PyBytes_AS_STRING(self.service), len(self.service) + 1)
         writer.transport.connect_timeout = self.connect_timeout
         writer.transport.adopting = self.adopting
-        # Unless a batch that goes slowly would look like no progress.
-        writer.transport.patient = (not self.block or self.block_timeout
-                                    >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
-        self.told = self.told_dropped = 0
+        # Unless a batch that goes slowly would look like no progress, or hold producers up.
+        writer.transport.patient = (
+            self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
+            >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
+        self.told = self.told_lost = 0
+        self.told_losses = None
+        registry_add(&registry, writer)
         return writer
 
     cdef int ensure_ours(self) except -1:
@@ -146,6 +180,7 @@ cdef class Engine:
         with cython.critical_section(self):
             if self.generation != generation_now():
                 writer = self.new_writer()
+                registry_remove(&registry, self.writer)
                 writer_leave(self.writer)
                 self.writer = writer
                 self.generation = generation_now()
@@ -174,8 +209,7 @@ cdef class Engine:
         cdef Message pieces
         message_begin(&pieces)
         try:
-            if prefix:
-                message_add(&pieces, prefix)
+            message_add(&pieces, prefix or "")
             message_add(&pieces, message)
             return bool(self.put(priority, &pieces, append_nul, urgent) & PUT_ACCEPTED)
         finally:
@@ -183,32 +217,63 @@ cdef class Engine:
 
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1:
-        """submit(), for native callers; may shorten `message`. Returns flags: Put."""
+        """submit(), for native callers; may change `message`. Returns flags: Put.
+
+        The first piece is what each part begins with, if the message has to be split.
+        """
+        cdef size_t longest
+        if self.framing == NEWLINE or self.framing == UNFRAMED and self.socktype == SOCK_STREAM:
+            message_escape(message, not append_nul and self.framing == UNFRAMED)
+        self.ensure_ours()
+        longest = self.writer.ring.max_length - (FRAMING_ROOM if self.framing else 0)
+        if self.max_size and self.max_size < longest:
+            longest = self.max_size
+        longest -= frame_priority_size(priority) + append_nul
+        if message.size <= longest:
+            return self.put_record(priority, message, append_nul, urgent, 0)
+        if self.split and message.pieces[0].size <= longest // 2:
+            return self.put_parts(priority, message, append_nul, urgent, longest)
+        message_shorten(message, longest)
+        add_relaxed(&self.writer.counters.truncated, 1)
+        return self.put_record(priority, message, append_nul, urgent, SHORTENED)
+
+    cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                       size_t longest) except -1:
+        """Put a message as several records: of each at most `longest` bytes, whole characters."""
+        cdef Message part
+        cdef bytes whole = message_bytes(message)
+        cdef const char *text = PyBytes_AS_STRING(whole)
+        cdef size_t start = message.pieces[0].size
+        cdef size_t end = message.size
+        cdef size_t size
+        cdef size_t done = start
+        cdef int outcome = PUT_ACCEPTED, each
+        while done < end:
+            size = end - done
+            if size > longest - start:
+                size = frame_utf8_floor(text + done, longest - start)
+            message_begin(&part)
+            message_add_bytes(&part, text, start)
+            message_add_bytes(&part, text + done, size)
+            each = self.put_record(priority, &part, append_nul, urgent and done + size == end, 0)
+            outcome = (outcome & each & PUT_ACCEPTED) | ((outcome | each) & ~<int>PUT_ACCEPTED)
+            done += size
+        return outcome
+
+    cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                        uint64_t flags) except -1:
+        """Reserve, fill, commit, notify. The message fits."""
         cdef char start[FRAME_START_MAX]      # what comes before the message
-        cdef size_t start_size, longest, size
-        cdef bint privileged = priority % 8 <= WARNING_SEVERITY
         cdef bint append_newline = self.framing == NEWLINE
-        cdef uint64_t used = 0, flags = 0
-        cdef Record *record
+        cdef size_t start_size = frame_start(start, priority, message.size + append_nul,
+                                             self.framing == OCTET_COUNTING)
+        cdef size_t size = start_size + message.size + append_nul + append_newline
+        cdef uint64_t used = 0
+        cdef Record *record = ring_try_reserve(&self.writer.ring, size, priority % 8, &used)
         cdef char *out
         cdef int error
-        if append_newline:
-            message_make_one_line(message)
-        self.ensure_ours()
-
-        longest = (self.writer.ring.max_length - frame_priority_size(priority) - append_nul
-                   - (FRAMING_ROOM if self.framing else 0))
-        if message.size > longest:
-            message_shorten(message, longest)
-            add_relaxed(&self.writer.counters.truncated, 1)
-            flags = SHORTENED
-        start_size = frame_start(start, priority, message.size + append_nul,
-                                 self.framing == OCTET_COUNTING)
-        size = start_size + message.size + append_nul + append_newline
-
-        record = ring_try_reserve(&self.writer.ring, size, privileged, &used)
         if record == NULL:
-            record = self.await_room(size, privileged, &used)
+            record = self.make_room(size, priority % 8, &used)
             if record == NULL:
                 return self.look_for_news()
         out = record_bytes(record)
@@ -219,7 +284,7 @@ cdef class Engine:
         if append_newline:
             out[size - 1] = c'\n'
         add_relaxed(&self.writer.counters.accepted.value, 1)
-        ring_commit(record, size, flags)
+        ring_commit(record, flags)
         error = writer_notify(self.writer, urgent or used > self.capacity // 2)
         if error:
             raise OSError(error, "cannot start the writer thread")
@@ -233,24 +298,47 @@ cdef class Engine:
         return PUT_NEWS if load_relaxed(&self.writer.trouble.value) != self.told else 0
 
     def news(self):
-        """What began or ended since the last call: None, or (over, dropped, errno).
+        """What began or ended since the last call: None, or (over, lost, errno).
 
-        over: records go out again. dropped: how many were refused since this
+        over: records go out again. lost: how many were dropped or discarded since this
         last was so. errno: of the last failed connect or send.
         """
         self.ensure_ours()
         cdef uint64_t number = load_relaxed(&self.writer.trouble.value)
         if number == self.told:
             return None
-        cdef uint64_t dropped = load_relaxed(&self.writer.counters.dropped.value)
-        fresh = dropped - self.told_dropped
+        cdef uint64_t lost = count_lost(&self.writer.counters, FULL, UNSENDABLE)
+        fresh = lost - self.told_lost
         unheard = self.told % 2 == 0 and number % 2 == 0
         self.told = number
         if number % 2 == 0:
-            self.told_dropped = dropped
+            self.told_lost = lost
         if unheard and fresh == 0:    # over before anybody asked, and nothing lost
             return None
         return number % 2 == 0, fresh, load_relaxed(&self.writer.counters.last_errno)
+
+    cdef list read_losses(self):
+        return [load_acquire(&self.writer.counters.lost[i]) for i in range(LOSSES * SEVERITIES)]
+
+    def take_losses(self, bint during_trouble):
+        """What was lost since the last call: None, or (losses, first, last).
+
+        losses: as in Stats. first, last: when, in seconds since the epoch.
+        during_trouble: also while more is being lost.
+        """
+        self.ensure_ours()
+        if load_relaxed(&self.writer.trouble.value) & 1 and not during_trouble:
+            return None
+        cdef list losses, before
+        cdef uint64_t first, last
+        with cython.critical_section(self):
+            first = exchange_seq_cst(&self.writer.counters.first_loss, 0)
+            last = load_relaxed(&self.writer.counters.last_loss)
+            losses = self.read_losses()
+            before = self.told_losses or [0] * len(losses)
+            self.told_losses = losses
+        fresh = named_losses([now - then for now, then in zip(losses, before)])
+        return (fresh, (first or last) / 1e9, last / 1e9) if fresh else None
 
     def wants_socket(self):
         """Whether the writer of an adopting engine has no socket and asks for one."""
@@ -263,16 +351,34 @@ cdef class Engine:
         self.ensure_ours()
         writer_offer_socket(self.writer, fd)
 
-    cdef Record *await_room(self, size_t size, bint privileged, uint64_t *used) except? NULL:
-        """The ring is full: wait while the writer makes progress, as far as the policy says.
+    cdef Record *make_room(self, size_t size, uint64_t severity,
+                           uint64_t *used) except? NULL:
+        """The ring is full: do what the policy says. NULL: the record is lost, and counted."""
+        cdef Record *record
+        if self.overflow == BLOCK:
+            return self.await_room(size, severity, used)
+        if self.overflow == DROP_OLDEST:
+            # Ends: each turn frees room, and other threads can take it only with new records.
+            while writer_evict(self.writer, size, severity):
+                writer_begin_trouble(self.writer)
+                record = ring_try_reserve(&self.writer.ring, size, severity, used)
+                if record != NULL:
+                    return record
+        self.lose(FULL, severity)
+        return NULL
 
-        Returns NULL, and has counted the record as dropped, when it is not to be had.
-        """
+    cdef void lose(self, Loss why, uint64_t severity) noexcept:
+        count_loss(&self.writer.counters, why, severity)
+        writer_begin_trouble(self.writer)
+
+    cdef Record *await_room(self, size_t size, uint64_t severity,
+                            uint64_t *used) except? NULL:
+        """Wait while the writer makes progress."""
         cdef Record *record = NULL
-        cdef uint64_t tail = load_acquire(&self.writer.ring.tail.value)
+        cdef uint64_t tail = load_acquire(&self.writer.ring.at.tail.value)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now + self.block_timeout
-        while self.block and not load_relaxed(&self.writer.stalled.value):
+        while not load_relaxed(&self.writer.stalled.value):
             if now >= deadline:
                 store_relaxed(&self.writer.stalled.value, 1)
                 break
@@ -282,18 +388,42 @@ cdef class Engine:
                 self.await_tail(tail + max(record_span(size), self.capacity // ROOM_SHARE),
                                 min(deadline - now, <uint64_t>PROGRESS_CHECK))
             except BaseException:
-                add_relaxed(&self.writer.counters.dropped.value, 1)
+                self.lose(INTERRUPTED, severity)
                 raise
-            record = ring_try_reserve(&self.writer.ring, size, privileged, used)
+            record = ring_try_reserve(&self.writer.ring, size, severity, used)
             if record != NULL:
                 return record
             now = monotonic_ns()
-            if load_acquire(&self.writer.ring.tail.value) != tail:
-                tail = load_acquire(&self.writer.ring.tail.value)
+            if load_acquire(&self.writer.ring.at.tail.value) != tail:
+                tail = load_acquire(&self.writer.ring.at.tail.value)
                 deadline = now + self.block_timeout
-        add_relaxed(&self.writer.counters.dropped.value, 1)
-        writer_begin_trouble(self.writer)
+        self.lose(STALLED, severity)
         return NULL
+
+    def recovered(self):
+        """What the spool held at the beginning: (records, unfinished ones, bytes of damage)."""
+        cdef Mended *found = &self.writer.mended
+        return found.records, found.unfinished, found.damaged
+
+    def start(self):
+        """Start the writer now, for records that were in the spool."""
+        self.ensure_ours()
+        cdef int error = writer_start(self.writer)
+        if error:
+            raise OSError(error, "cannot start the writer thread")
+
+    def records(self):
+        """The records in the ring as bytes, oldest first. Only where no writer was started."""
+        cdef Ring *ring = &self.writer.ring
+        cdef uint64_t position = load_relaxed(&ring.at.tail.value)
+        cdef uint64_t word
+        found = []
+        while position < load_relaxed(&ring.at.head.value):
+            word = ring_peek(ring, position)
+            if not word & SKIPPED:
+                found.append(record_bytes(ring_at(ring, position))[:word & LENGTH_MASK])
+            position += record_span(word & LENGTH_MASK)
+        return found
 
     def flush(self, double timeout):
         """Wait until all accepted before the call is sent or discarded; False after `timeout` s.
@@ -302,12 +432,12 @@ cdef class Engine:
         """
         self.ensure_ours()
         cdef uint64_t generation = self.generation
-        cdef uint64_t target = load_relaxed(&self.writer.ring.head.value)
+        cdef uint64_t target = load_relaxed(&self.writer.ring.at.head.value)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now + <uint64_t>(timeout * 1e9)
         cdef uint64_t tail
         while self.generation == generation:
-            tail = load_acquire(&self.writer.ring.tail.value)
+            tail = load_acquire(&self.writer.ring.at.tail.value)
             if tail >= target:
                 break
             if now >= deadline or load_seq_cst(&self.writer.state.value) == STOPPED:
@@ -318,16 +448,18 @@ cdef class Engine:
         return True
 
     def close(self, double timeout):
-        """Flush, stop the writer and join it. Returns the number of records left in the ring.
+        """Flush, stop the writer and join it. Returns the number of records that are left.
 
-        A later submit() starts a new writer, which sends those first. Without
-        a writer there is nothing to do, and 0 is returned.
+        They are left in the ring, where a later submit() starts a new writer, which sends
+        them first; with a spool in its file, which is then given up, and removed if it is
+        empty. Without a writer there is nothing to do, and 0 is returned.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef uint64_t now
         cdef bint flushed, joined
         self.ensure_ours()
         writer_offer_socket(self.writer, -1)
+        pending = 0
         while load_seq_cst(&self.writer.state.value) != STOPPED:
             now = monotonic_ns()
             flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
@@ -336,12 +468,24 @@ cdef class Engine:
             # A record may have slipped in between the two: then once more.
             pending = self.stats().pending
             if not joined:
+                registry_remove(&registry, self.writer)
                 self.writer = self.new_writer()   # the old one is lost, with what it holds
                 return pending
             if pending and not flushed:
-                return pending
-            if pending:
+                break
+            if ring_used(&self.writer.ring):
                 writer_start(self.writer)
+        self.leave_spool()
+        return pending
+
+    cdef int leave_spool(self) except -1:
+        """Give the spool's file up. No writer runs, and as we have the GIL, no put() does."""
+        if self.writer.spool_fd < 0:
+            return 0
+        if ring_used(&self.writer.ring) == 0:
+            self.spool.remove()
+        if writer_detach(self.writer):
+            self.spool.release()
         return 0
 
     def stats(self):
@@ -350,11 +494,12 @@ cdef class Engine:
         cdef Writer *writer = self.writer
         # In this order: see _counters.pxd.
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
-        cdef uint64_t discarded = load_acquire(&writer.counters.discarded)
+        cdef list losses = self.read_losses()
         cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
-        cdef uint64_t dropped = load_relaxed(&writer.counters.dropped.value)
-        cdef uint64_t tail = load_acquire(&writer.ring.tail.value)
-        cdef uint64_t used = load_relaxed(&writer.ring.head.value) - tail
+        cdef uint64_t dropped = sum(losses[:EVICTED * SEVERITIES])
+        cdef uint64_t discarded = sum(losses[EVICTED * SEVERITIES:])
+        cdef uint64_t tail = load_acquire(&writer.ring.at.tail.value)
+        cdef uint64_t used = load_relaxed(&writer.ring.at.head.value) - tail
         cdef uint64_t high = load_relaxed(&writer.counters.high_watermark)
         return Stats(
             submitted=accepted + dropped,
@@ -371,4 +516,5 @@ cdef class Engine:
             send_errors=load_relaxed(&writer.counters.send_errors),
             last_errno=load_relaxed(&writer.counters.last_errno),
             wakeups=load_relaxed(&writer.counters.wakeups),
-            stalled=bool(load_relaxed(&writer.stalled.value)))
+            stalled=bool(load_relaxed(&writer.stalled.value)),
+            losses=named_losses(losses))

@@ -228,8 +228,7 @@ cdef int put_overridden(object self, object record) except -1:
     priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
     message_begin(&message)
     try:
-        if self.ident:
-            message_add(&message, self.ident)
+        message_add(&message, self.ident or "")
         message_add(&message, text)
         return engine.put(priority, &message, self.append_nul,
                           is_urgent(record.levelno, self.urgent_level))

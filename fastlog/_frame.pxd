@@ -1,10 +1,19 @@
 """Framing: the bytes around a message, written straight into the ring."""
 from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
 
 cdef enum:
     FRAME_DIGITS_MAX = 10         # of a 32-bit number
     FRAMING_ROOM = FRAME_DIGITS_MAX + 1     # that a framing adds to a record, at most
     FRAME_START_MAX = FRAMING_ROOM + FRAME_DIGITS_MAX + 2
+    MARK_SIZE = 21
+
+cdef extern from *:
+    """
+    #define FASTLOG_MARK " [... cut by fastlog]"
+    _Static_assert(sizeof(FASTLOG_MARK) - 1 == 21, "MARK_SIZE");
+    """
+    const char *MARK "FASTLOG_MARK"   # at the end of what was shortened
 
 cdef enum Framing:                # of records on a stream
     UNFRAMED                      # the standard library's: nothing but the NUL, if any
@@ -73,3 +82,27 @@ cdef inline size_t frame_utf8_floor(const char *text, size_t limit) noexcept nog
             return limit - back
         back += 1
     return limit
+
+
+cdef inline size_t frame_cut(char *record, size_t length, size_t limit) noexcept nogil:
+    """Shorten a record to at most `limit` bytes, fewer than it has: a whole character, the mark,
+    and the NUL if there was one. Returns the new length.
+    """
+    cdef bint nul = record[length - 1] == 0
+    cdef size_t kept = 0
+    if limit >= <size_t>MARK_SIZE + nul:
+        kept = frame_utf8_floor(record, limit - MARK_SIZE - nul)
+        memcpy(record + kept, MARK, MARK_SIZE)
+        kept += MARK_SIZE
+        if nul:
+            record[kept] = 0
+            kept += 1
+    return kept
+
+
+cdef inline void frame_blank(char *record, size_t length) noexcept nogil:
+    """Put spaces for what could end a record on a stream: line feeds and NULs before its end."""
+    cdef size_t i
+    for i in range(length - 1 if length else 0):
+        if record[i] == c'\n' or record[i] == 0:
+            record[i] = c' '

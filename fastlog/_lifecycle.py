@@ -7,6 +7,7 @@
   multiprocessing's own (CPython, Lib/multiprocessing/process.py, _bootstrap):
   there each handler is flushed.
 - fork needs nothing here: an Engine notices by itself.
+- A fatal signal: enable_crash_drain(). Whatever else ends a process: _spool.py.
 """
 from __future__ import annotations
 
@@ -62,6 +63,39 @@ def _register_finalizer(_: Any) -> None:
 def _flush_all() -> None:
     for handler in list(_handlers):
         handler.flush()
+        handler._leave_spool()
+
+
+def enable_crash_drain(timeout: float = 2.0) -> None:
+    """Send what the handlers hold before a fatal signal ends the process.
+
+    Like `faulthandler.enable()`, with which it goes together in either order: on
+    SIGSEGV, SIGABRT, SIGBUS, SIGILL and SIGFPE, and on SIGTERM if the program has
+    no handler for it, the thread that got the signal waits until the writers have
+    sent all that was accepted; then the earlier disposition of the signal runs.
+
+    timeout: seconds that this may take in all. A daemon that is down is not waited
+        for any longer.
+
+    Of no help against SIGKILL and os._exit(): that is what `spool` is for. The
+    handler of the signal runs on an alternate stack in the thread that calls this,
+    so call it from the main thread; another thread that overflows its stack ends
+    the process without a drain. To call it again changes the timeout, and takes
+    back signals that something else has taken over since. Inherited by forked
+    children, where it drains the child's own records. At most 64 handlers.
+
+    Raises TypeError or ValueError for a bad timeout.
+    """
+    from fastlog import _crash, _options
+
+    _crash.enable(_options.seconds("timeout", timeout))
+
+
+def disable_crash_drain() -> None:
+    """Undo enable_crash_drain(). Where another library has put its handler over ours, it stays."""
+    from fastlog import _crash
+
+    _crash.disable()
 
 
 atexit.register(_at_exit)

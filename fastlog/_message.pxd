@@ -1,12 +1,13 @@
 """A message as a list of pieces, gathered where they lie and copied once: into the ring."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_FromStringAndSize,
+                           PyBytes_GET_SIZE)
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
 from libc.limits cimport LLONG_MAX
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
-from fastlog._frame cimport frame_utf8_floor
+from fastlog._frame cimport MARK, MARK_SIZE, frame_utf8_floor
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text)
@@ -166,10 +167,13 @@ cdef inline object message_join(Message *message):
 
 
 cdef inline void message_shorten(Message *message, size_t room) noexcept:
-    """Keep the first `room` bytes at most, and whole characters."""
+    """Keep the first `room` bytes at most: whole characters, and the mark behind them."""
     cdef int i = 0
+    cdef bint marked = room >= MARK_SIZE
     cdef size_t kept = 0
     cdef Piece *piece
+    if marked:
+        room -= MARK_SIZE
     while i < message.count:
         piece = &message.pieces[i]
         i += 1
@@ -180,14 +184,47 @@ cdef inline void message_shorten(Message *message, size_t room) noexcept:
         kept += piece.size
     message.count = i
     message.size = kept
+    if marked:
+        if message.count == PIECES_MAX:       # nothing but the mark is left of the last piece
+            message.count -= 1
+            message.size -= message.pieces[message.count].size
+        message_add_bytes(message, MARK, MARK_SIZE)
 
 
-cdef inline int message_make_one_line(Message *message) except -1:
-    """Line feeds as rsyslog would write them, #012, so that none ends the record early."""
-    cdef bytes whole = b"".join([message.pieces[i].data[:message.pieces[i].size]
-                                 for i in range(message.count)]).replace(b"\n", b"#012")
+cdef inline bytes message_bytes(Message *message):
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>message.size)
+    message_copy(message, PyBytes_AS_STRING(whole))
+    return whole
+
+
+cdef inline bint message_has(Message *message, char byte) noexcept:
+    cdef int i
+    for i in range(message.count):
+        if (message.pieces[i].size
+                and memchr(message.pieces[i].data, byte, message.pieces[i].size) != NULL):
+            return True
+    return False
+
+
+cdef inline int message_escape(Message *message, bint own_end) except -1:
+    """Line feeds and NULs as rsyslog would write them, #012 and #000: none ends the record early.
+
+    own_end: the message's last byte may be meant as the end of the record.
+    """
+    cdef bytes whole, first, end = b""
+    if not message_has(message, c'\n') and not message_has(message, 0):
+        return 0
+    whole = message_bytes(message)
+    first = whole[:message.pieces[0].size]
+    whole = whole[message.pieces[0].size:]
+    if own_end and whole:
+        end = whole[len(whole) - 1:]
+        whole = whole[:len(whole) - 1]
+    first = first.replace(b"\n", b"#012").replace(b"\0", b"#000")
+    whole = whole.replace(b"\n", b"#012").replace(b"\0", b"#000") + end
     message_end(message)
     message_begin(message)
-    message_own(message, whole)
-    message_add_bytes(message, PyBytes_AS_STRING(whole), <size_t>PyBytes_GET_SIZE(whole))
+    for each in (first, whole):
+        message_own(message, each)
+        message_add_bytes(message, PyBytes_AS_STRING(each), <size_t>PyBytes_GET_SIZE(each))
     return 0

@@ -13,6 +13,17 @@ DEFAULT_PATHS = ("/dev/log", "/run/systemd/journal/dev-log")
 #: RFC 6587 sections 3.4.1 and 3.4.2, numbered from 1 as the engine does.
 FRAMINGS = ("octet-counting", "newline")
 
+#: What a record that finds the ring full meets, numbered as the engine does.
+OVERFLOWS = ("block", "drop_new", "drop_oldest")
+
+#: What becomes of a record longer than max_size.
+OVERSIZES = ("shorten", "split")
+
+#: Bytes of a record: rsyslog's default maxMessageSize, 8k, where records are split; and the
+#: least that every receiver has to take (RFC 5424 section 6.1).
+SPLIT_SIZE = 8192
+_SIZE_MIN = 480
+
 _HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
 _CAPACITY_MIN = os.sysconf("SC_PAGE_SIZE")
@@ -43,6 +54,18 @@ def capacity(value: object) -> int:
         raise ValueError(
             f"capacity must be a power of two from {_CAPACITY_MIN} to {_CAPACITY_MAX} bytes, "
             f"not {value!r}")
+    return value
+
+
+def max_size(value: object, split: bool) -> int:
+    """Bytes; 0 for no limit."""
+    if value is None:
+        return SPLIT_SIZE if split else 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"max_size must be an int or None, not {type(value).__name__}")
+    if not _SIZE_MIN <= value <= _CAPACITY_MAX:
+        raise ValueError(f"max_size must be from {_SIZE_MIN} to {_CAPACITY_MAX} bytes, "
+                         f"not {value!r}")
     return value
 
 

@@ -11,6 +11,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_ERROR
         SO_SNDBUF
+        SO_SNDBUFFORCE
         SO_SNDTIMEO
         SO_TYPE
         MSG_DONTWAIT
@@ -107,6 +108,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_detach(pthread_t thread) noexcept
     int pthread_setname_np(pthread_t thread, const char *name) noexcept
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
+    int pthread_mutex_trylock(pthread_mutex_t *mutex) noexcept
+    int pthread_mutex_timedlock(pthread_mutex_t *mutex, const timespec *deadline) noexcept
     int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
     int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
     int pthread_condattr_init(pthread_condattr_t *attributes) noexcept

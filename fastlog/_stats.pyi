@@ -16,3 +16,9 @@ class Stats(NamedTuple):
     last_errno: int
     wakeups: int
     stalled: bool
+    losses: dict[str, dict[str, int]]
+
+REASONS: tuple[str, ...]
+SEVERITIES: tuple[str, ...]
+
+def named_losses(counts: list[int]) -> dict[str, dict[str, int]]: ...

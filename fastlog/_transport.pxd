@@ -5,15 +5,15 @@ Only the writer thread uses a Transport, so nothing here is atomic.
 from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMSGSIZE, ENOBUFS, ENOMEM,
                          ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, errno)
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns
-from fastlog._frame cimport frame_utf8_floor
 from fastlog._posix cimport (AF_UNIX, AI_NUMERICSERV, EAI_SYSTEM, IPPROTO_TCP, MSG_DONTWAIT,
                              MSG_NOSIGNAL, MSG_PEEK, POLLOUT, SOCK_CLOEXEC, SOCK_DGRAM,
                              SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_SNDBUF,
-                             SO_SNDTIMEO, SO_TYPE, TCP_NODELAY, addrinfo, connect, freeaddrinfo, getaddrinfo,
+                             SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, TCP_NODELAY, addrinfo, connect, freeaddrinfo, getaddrinfo,
                              getsockopt, iovec, mmsghdr, msghdr, poll, pollfd, recv, send,
                              sendmmsg, sendmsg, setsockopt, sockaddr, sockaddr_storage,
                              sockaddr_un, socket, socklen_t, timeval)
@@ -60,6 +60,10 @@ ctypedef struct Transport:
     bint patient                  # a send to a unix datagram socket may wait, SEND_PATIENCE each
     int send_flags                # of fd
     size_t partial                # stream: bytes of the first record already sent
+    char *aside                   # stream: the rest of a record that has left the ring; or NULL
+    size_t aside_size
+    size_t aside_sent
+    bint blanks                   # stream in a datagram socket's place: nothing frames the records
     iovec parts[TRANSPORT_BATCH]  # the batch: one part for each record
     mmsghdr messages[TRANSPORT_BATCH]
 
@@ -93,8 +97,10 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
         close(transport.fd)
         transport.fd = -1
     transport.connecting = False
-    # A half-sent record is sent whole on the next connection.
+    # A half-sent record is sent whole on the next connection; one set aside is lost.
     transport.partial = 0
+    free(transport.aside)
+    transport.aside = NULL
 
 
 # --- connecting --------------------------------------------------------------------------------
@@ -154,6 +160,7 @@ cdef inline int transport_try_address(Transport *transport, int index,
     transport.connecting = error == EINPROGRESS
     transport.connect_started = monotonic_ns() if transport.connecting else 0
     transport.connected_socktype = socktype
+    transport.blanks = socktype == SOCK_STREAM and transport.socktype == 0
     transport.send_flags = MSG_NOSIGNAL if waits else MSG_NOSIGNAL | MSG_DONTWAIT
     return error
 
@@ -249,6 +256,36 @@ cdef inline Outcome transport_outcome(int error) noexcept nogil:
     return RECONNECT
 
 
+cdef inline bint transport_set_aside(Transport *transport, const char *record,
+                                     size_t length) noexcept nogil:
+    """Keep what is left of the half-sent first record, so that it can leave the ring."""
+    cdef size_t rest = length - transport.partial
+    cdef char *copy = <char *>malloc(rest)
+    if copy == NULL:
+        return False
+    memcpy(copy, record + transport.partial, rest)
+    transport.aside = copy
+    transport.aside_size = rest
+    transport.aside_sent = 0
+    transport.partial = 0
+    return True
+
+
+cdef inline bint transport_send_aside(Transport *transport) noexcept nogil:
+    """Send what was set aside. False, with errno set, while that is not all gone."""
+    cdef ssize_t size = send(transport.fd, transport.aside + transport.aside_sent,
+                             transport.aside_size - transport.aside_sent, transport.send_flags)
+    if size < 0:
+        return False
+    transport.aside_sent += size
+    if transport.aside_sent < transport.aside_size:
+        errno_set(EAGAIN)
+        return False
+    free(transport.aside)
+    transport.aside = NULL
+    return True
+
+
 cdef inline int transport_send_stream(Transport *transport, int count) noexcept nogil:
     cdef iovec first = transport.parts[0]
     cdef msghdr message
@@ -259,6 +296,8 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
     # nothing to read means that it is there, the end of the stream that it is not.
     if recv(transport.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
         errno_set(EPIPE)
+        return -1
+    if transport.aside != NULL and not transport_send_aside(transport):
         return -1
     memset(&message, 0, sizeof(msghdr))
     message.msg_iov = transport.parts
@@ -298,24 +337,43 @@ cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
             return result
 
 
-cdef inline size_t transport_shorter(Transport *transport, const char *record,
-                                     size_t length) noexcept nogil:
-    """The length to try, cut between characters, after EMSGSIZE for `length` bytes.
+cdef inline int transport_buffer(Transport *transport) noexcept nogil:
+    """Bytes that one datagram may have as far as SO_SNDBUF goes; 0: unknown.
 
-    A unix datagram may have SO_SNDBUF - 32 bytes (Linux, unix_dgram_sendmsg in
-    net/unix/af_unix.c), a UDP one 65,507 (IPv4: 65,535 less headers). Where
-    that explains nothing: 2,048 bytes, which every receiver should accept
-    (RFC 5424 section 6.1). 0: there is no shorter length.
+    For a unix socket 32 fewer than that: Linux, unix_dgram_sendmsg in net/unix/af_unix.c.
     """
-    cdef int limit = 0
-    cdef socklen_t size = sizeof(limit)
-    if getsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &limit, &size) != 0:
-        limit = 0
-    limit -= 32
+    cdef int size = 0
+    cdef socklen_t length = sizeof(size)
+    if getsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &size, &length) != 0:
+        return 0
+    return size - 32
+
+
+cdef inline bint transport_make_room(Transport *transport, size_t length) noexcept nogil:
+    """After EMSGSIZE: raise SO_SNDBUF to what a datagram of `length` bytes needs.
+
+    False if it was enough before, or the kernel allows no more: socket(7), wmem_max.
+    """
+    cdef int wanted = <int>length + 32
+    if transport_is_network(transport) or <size_t>transport_buffer(transport) >= length:
+        return False
+    if setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUFFORCE, &wanted, sizeof(wanted)) != 0:
+        setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted))
+    return <size_t>transport_buffer(transport) >= length
+
+
+cdef inline size_t transport_shorter(Transport *transport, size_t length) noexcept nogil:
+    """The length to try after EMSGSIZE for `length` bytes; 0: there is none.
+
+    What the buffer allows; for UDP 65,507 (IPv4: 65,535 less headers). Where that explains
+    nothing, half; but not less than 2,048 bytes, which every receiver should accept (RFC 5424
+    section 6.1).
+    """
+    cdef int limit = transport_buffer(transport)
     if transport_is_network(transport) and limit > 65507:
         limit = 65507
     if limit <= 0 or <size_t>limit >= length:
+        limit = <int>(length // 2)
+    if limit < 2048:
         limit = 2048
-    if <size_t>limit >= length:
-        return 0
-    return frame_utf8_floor(record, limit)
+    return <size_t>limit if <size_t>limit < length else 0

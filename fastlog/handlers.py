@@ -3,19 +3,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import logging.handlers
 import os
 import socket
 import sys
+import time
 
 from fastlog import _emit, _lifecycle, _options
 from fastlog._core import Engine
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
+    from fastlog._spool import Leftovers
     from fastlog._stats import Stats
 
 _CONNECT_UNIXSOCKET = vars(logging.handlers.SysLogHandler)["_connect_unixsocket"]
@@ -50,7 +54,8 @@ class SysLogHandler(logging.handlers.SysLogHandler):
     overflow: what a record meets that finds the ring full. "block": it waits
         while the daemon takes records; after block_timeout without progress it
         and all that follow are dropped, until there is progress. "drop_new":
-        it is dropped.
+        it is dropped. "drop_oldest": the oldest records are discarded for it,
+        whatever their severity.
     block_timeout: seconds; default 0.2.
     linger: seconds after which the writer looks again for records while they
         keep coming, default 0.002. While none come this grows up to 16 times,
@@ -60,9 +65,22 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         once; default logging.ERROR.
     close_timeout: seconds that close() and flush() try to deliver what is
         pending; default 5.
+    max_size: bytes of a record, its priority and ident included. None: what the
+        socket takes, for which its buffer is raised if need be.
+    oversize: what becomes of a longer record. "shorten": it is cut between
+        characters and ends with " [... cut by fastlog]". "split": it is sent as
+        several, each with priority and ident; max_size is then 8192 by default.
+    spool: path of a file in which the ring lives, so that records which were not
+        sent when the process ended, however it did, are sent by the next handler
+        with this path or by `fastlog recover`. For one process at a time; a
+        forked child has a file of its own, PATH.PID. Best on a tmpfs (/run,
+        /dev/shm), which lives as long as the machine runs.
+
+    After a loss the stream says so: one record of level WARNING, from a logger
+    named "fastlog", with counts and times.
 
     Raises TypeError or ValueError, which names the argument, and OSError if
-    the ring cannot be allocated.
+    the ring cannot be allocated or the spool cannot be used.
     """
 
     def __init__(
@@ -77,11 +95,14 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         ident: str | None = None,
         append_nul: bool | None = None,
         capacity: int = 4 * 1024 * 1024,
-        overflow: Literal["block", "drop_new"] = "block",
+        overflow: Literal["block", "drop_new", "drop_oldest"] = "block",
         block_timeout: float = 0.2,
         linger: float = 0.002,
         urgent_level: int | str = logging.ERROR,
         close_timeout: float = 5.0,
+        max_size: int | None = None,
+        oversize: Literal["shorten", "split"] = "shorten",
+        spool: str | os.PathLike[str] | None = None,
     ) -> None:
         paths: tuple[str, ...] = ()
         host, port = "", 0
@@ -106,7 +127,9 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         _options.optional("append_nul", append_nul, bool)
         self.urgent_level = _options.level("urgent_level", urgent_level)
         self.close_timeout = _options.seconds("close_timeout", close_timeout)
-        self._engine = Engine(
+        split = _options.choice("oversize", oversize, _options.OVERSIZES) == "split"
+        make_engine = functools.partial(
+            Engine,
             [_options.connectable(path) for path in paths],
             host=_options.encoded_host(host),
             service=str(port).encode(),
@@ -114,11 +137,21 @@ class SysLogHandler(logging.handlers.SysLogHandler):
             connect_timeout=self.timeout or 0.0,
             adopting=self._makes_sockets(),
             framing=_options.framing(framing, self.socktype),
-            capacity=_options.capacity(capacity),
-            block=_options.choice("overflow", overflow, ("block", "drop_new")) == "block",
+            overflow=_options.OVERFLOWS.index(
+                _options.choice("overflow", overflow, _options.OVERFLOWS)),
             block_timeout=_options.seconds("block_timeout", block_timeout),
             linger=_options.seconds("linger", linger),
+            max_size=_options.max_size(max_size, split),
+            split=split,
         )
+        capacity = _options.capacity(capacity)
+        self._leftovers: Leftovers | None = None
+        self._spool_path = ""
+        if spool is None:
+            self._engine = make_engine(capacity=capacity)
+        else:
+            self._open_spool(spool, capacity, paths, make_engine)
+        self._quiet_until = 0.0
         self._gave_up_at: int | None = None
         # Not the parent's __init__: it would connect, here and now.
         logging.Handler.__init__(self)
@@ -134,6 +167,32 @@ class SysLogHandler(logging.handlers.SysLogHandler):
             self._hand_over_socket()
         _lifecycle.watch(self)
 
+    def _open_spool(self, path: str | os.PathLike[str], capacity: int, paths: Sequence[str],
+                    make_engine: Callable[..., Engine]) -> None:
+        """Have the ring in a file, and send what others left there and beside it."""
+        from fastlog import _spool
+
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"spool must be a str, os.PathLike or None, not {type(path).__name__}")
+        if self._makes_sockets():
+            raise ValueError("spool cannot be had with createSocket or _connect_unixsocket "
+                             "overridden: others could not send what is in it")
+        spool = _spool.Spool(path, capacity, _spool.destination(
+            paths, *self._destination, self.socktype or 0))
+        self._engine = make_engine(capacity=capacity, spool=spool)
+        self._spool_path = spool.path
+        found = _spool.describe(self._engine)
+        if found:
+            self._tell(f"{found} in {spool.path}")
+            self._engine.start()
+        self._leftovers = _spool.Leftovers(
+            spool.base, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
+
+    def _leave_spool(self) -> None:
+        """At the end of a child that runs no exit functions: what is empty is removed."""
+        if self._spool_path:
+            self._engine.close(0.0)
+
     handle = _emit.handle
     emit = _emit.emit
     __setattr__ = _emit.set_attribute
@@ -145,7 +204,11 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         timeout: seconds, None: close_timeout. Returns False if it passed first.
         Ctrl-C interrupts it. Thread-safe.
         """
-        done = self._engine.flush(self._seconds(timeout))
+        seconds = self._seconds(timeout)
+        self._note_losses()
+        done = self._engine.flush(seconds)
+        if self._leftovers is not None:
+            done = self._leftovers.finish(seconds) and done
         self._gave_up_at = None if done else self._progress()
         return done
 
@@ -175,9 +238,13 @@ class SysLogHandler(logging.handlers.SysLogHandler):
     def _stop(self, timeout: float) -> None:
         # logging.shutdown() calls flush() first: do not wait twice for a daemon that hangs.
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
+        self._note_losses(during_trouble=True)
         pending = self._engine.close(0.0 if hopeless else timeout)
+        if self._leftovers is not None:
+            self._leftovers.finish(0.0)
         if pending:
-            self._tell(f"{pending} records were not delivered to {self.address}")
+            self._tell(f"{pending} records were not delivered to {self.address}"
+                       + (f"; they are kept in {self._spool_path}" if self._spool_path else ""))
 
     # --- sockets that a subclass makes -------------------------------------------------------
 
@@ -241,21 +308,38 @@ class SysLogHandler(logging.handlers.SysLogHandler):
                                       str(self.address))
             except BlockingIOError:
                 self.handleError(record)
-        if news:
+        if news and time.monotonic() >= self._quiet_until:
             self._tell_news()
 
     def _tell_news(self) -> None:
         news = self._engine.news()
         if news is None:
             return
-        over, dropped, error = news
+        over, lost, error = news
         if over:
+            # A ring that is full, half empty and full again is told of once a second.
+            self._quiet_until = time.monotonic() + 1.0
             self._tell(f"{self.address} takes records again"
-                       + (f"; {dropped} were dropped" if dropped else ""))
-        elif dropped:
-            self._tell(f"{self.address} takes no records and the ring is full: they are dropped")
+                       + (f"; {lost} were lost" if lost else ""))
+            self._note_losses()
+        elif lost:
+            self._tell(f"{self.address} takes no records and the ring is full: some are lost")
         else:
             self._tell(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
+
+    def _note_losses(self, during_trouble: bool = False) -> None:
+        """Say in the stream what was lost since this was last said, if anything was."""
+        losses = self._engine.take_losses(during_trouble)
+        if losses is None:
+            return
+        counts, first, last = losses
+        count = sum(sum(each.values()) for each in counts.values())
+        why = "; ".join(f"{reason}: " + ", ".join(f"{n} {severity}" for severity, n in each.items())
+                        for reason, each in counts.items())
+        record = logging.LogRecord(
+            "fastlog", logging.WARNING, __file__, 0, "fastlog: %d messages lost (%s), from %s to %s",
+            (count, why, _local_time(first), _local_time(last)), None, "_note_losses")
+        _emit.emit(self, record)
 
     def _tell(self, text: str) -> None:
         """A line on stderr, unless logging.raiseExceptions says that nobody wants to know."""
@@ -273,3 +357,11 @@ class SysLogHandler(logging.handlers.SysLogHandler):
     def _progress(self) -> int:
         stats = self._engine.stats()
         return stats.sent + stats.discarded
+
+
+def _local_time(seconds: float) -> str:
+    """As in RFC 3339, to the millisecond."""
+    whole = int(seconds)
+    zone = time.strftime("%z", time.localtime(whole))
+    return (time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(whole))
+            + f".{int((seconds - whole) * 1000):03d}{zone[:3]}:{zone[3:]}")

@@ -32,7 +32,7 @@ class Sink:
         self.path = str(path)
         self.kind = kind
         self.connection = None
-        self.buffer = memoryview(bytearray(1 << 20))  # one for all, which is much faster
+        self.buffer = memoryview(bytearray(1 << 23))  # one for all, which is much faster
         self.bind()
 
     def bind(self):

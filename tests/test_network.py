@@ -61,15 +61,15 @@ def test_udp(listen, make_handler, logger_for, host, family):
 
 @pytest.mark.parametrize("host, family", LOOPBACKS)
 @pytest.mark.parametrize("framing, wire", [
-    (None, b"<14>one\0<14>two\nlines\0"),
-    ("octet-counting", b"7 <14>one13 <14>two\nlines"),
-    ("newline", b"<14>one\n<14>two#012lines\n")])
+    (None, b"<14>one\0<14>two#012lines#000\0"),
+    ("octet-counting", b"7 <14>one14 <14>two\nlines\0"),
+    ("newline", b"<14>one\n<14>two#012lines#000\n")])
 def test_tcp(listen, make_handler, logger_for, host, family, framing, wire):
-    """The standard library's bytes by default, or RFC 6587's framings."""
+    """The standard library's bytes by default, or RFC 6587's framings; nobody forges a record."""
     listener, address = listen(host, family, socket.SOCK_STREAM)
     log = logger_for(make_handler(address, socktype=socket.SOCK_STREAM, framing=framing))
     log.info("one")
-    log.info("two\nlines")
+    log.info("two\nlines\0")
     with accept(listener) as connection:
         assert read(connection, len(wire)) == wire
 

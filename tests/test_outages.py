@@ -3,6 +3,7 @@ import contextlib
 import io
 import itertools
 import logging
+import re
 import sys
 import time
 
@@ -47,13 +48,18 @@ def test_full_ring(make_handler, sink, logger_for, told):
     for _ in range(100):
         log.info("x" * 100)
     assert told() == [f"fastlog: {sink.path} takes no records and the ring is full: "
-                      "they are dropped"]
+                      "some are lost"]
     stats = handler.stats()
     sink.take(stats.accepted)
     assert handler.flush()
     log.info("again")
-    sink.take_one()
-    assert told() == [f"fastlog: {sink.path} takes records again; {stats.dropped} were dropped"]
+    notice, again = sink.take(2)
+    assert again == b"<14>again\0"
+    assert told() == [f"fastlog: {sink.path} takes records again; {stats.dropped} were lost"]
+    date = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
+    assert re.fullmatch(rf"<12>fastlog: {stats.dropped} messages lost "
+                        rf"\(full: {stats.dropped} info\), from {date} to {date}\0",
+                        notice.decode())
 
 
 def test_restart_too_short_to_be_an_outage(handler, log, sink, told):

@@ -2,6 +2,7 @@
 import logging
 import mmap
 import signal
+import socket
 import threading
 import time
 
@@ -60,7 +61,8 @@ def test_stall_ends_with_the_first_progress(make_handler, sink, logger_for):
     assert handler.flush()
     assert not handler.stats().stalled
     log.info("again")
-    assert sink.take_one() == b"<14>again\0"
+    notice, again = sink.take(2)
+    assert again == b"<14>again\0" and notice.startswith(b"<12>fastlog: 1 messages lost (stalled:")
 
 
 def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for):
@@ -141,4 +143,127 @@ def test_threads_overflow_together(make_handler, sink, logger_for):
     stats = handler.stats()
     assert stats.submitted == 1600 == stats.accepted + stats.dropped
     sink.take(stats.accepted)
-    assert handler.flush() and handler.stats().sent == stats.accepted
+    assert handler.flush() and handler.stats().sent == stats.accepted + 1  # and the notice
+
+
+# --- drop_oldest ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("capacity", [mmap.PAGESIZE, 4 * mmap.PAGESIZE])
+def test_drop_oldest_keeps_the_newest(make_handler, sink, logger_for, capacity):
+    """What is missing is the oldest of what had not been handed over, counted and told."""
+    handler = make_handler(sink.path, capacity=capacity, overflow="drop_oldest")
+    log = logger_for(handler)
+    for i in range(1000):
+        log.info("%d %s", i, TEXT)
+    stats = handler.stats()
+    assert stats.submitted == stats.accepted == 1000 and stats.dropped == 0
+    assert stats.discarded > 0 and stats.accepted == stats.sent + stats.discarded + stats.pending
+    assert stats.losses == {"evicted": {"info": stats.discarded}}
+    received = sink.take(1000 - stats.discarded)
+    numbers = [int(datagram[4:].split()[0]) for datagram in received]
+    assert numbers == sorted(numbers) and numbers[-1] == 999
+    # A few had gone to the daemon's queue; then the newest without a gap.
+    assert numbers[stats.sent:] == list(range(numbers[stats.sent], 1000))
+    assert handler.flush()
+    assert sink.take_one().startswith(b"<12>fastlog: %d messages lost (evicted: %d info), from"
+                                      % (stats.discarded, stats.discarded))
+
+
+def test_drop_oldest_leaves_the_reserve(make_handler, sink, logger_for):
+    """Debug records make room among themselves: a warning finds its eighth free."""
+    handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_oldest")
+    log = logger_for(handler)
+    for _ in range(1000):
+        log.debug(TEXT)
+    discarded = handler.stats().discarded
+    assert discarded
+    log.warning(TEXT)
+    assert handler.stats().discarded == discarded
+
+
+def test_drop_oldest_on_a_stream(make_handler, make_sink, logger_for):
+    """A record that is half sent when it is its turn is sent to its end all the same."""
+    sink = make_sink(kind=socket.SOCK_STREAM)
+    handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, capacity=1 << 20,
+                           overflow="drop_oldest")
+    log = logger_for(handler)
+    for i in range(100):
+        log.info("%d %s", i, "x" * 100_000)
+    handler.flush(0.1)
+    for i in range(100, 200):
+        log.info("%d %s", i, "x" * 100_000)
+    log.info("the end")
+    stats = handler.stats()
+    assert stats.discarded > 50 and stats.accepted == stats.sent + stats.discarded + stats.pending
+    wire = b""
+    while not wire.endswith(b"<14>the end\0"):
+        wire += sink.take_bytes(1)
+    numbers = []
+    for record in wire.split(b"\0")[:-2]:
+        number, text = record[4:].split()
+        assert record.startswith(b"<14>") and text == b"x" * 100_000
+        numbers.append(int(number))
+    assert numbers == sorted(set(numbers)) and numbers[-1] == 199
+    assert len(numbers) == 200 - handler.stats().discarded
+
+
+def test_drop_oldest_in_threads(make_handler, sink, logger_for):
+    """Eight threads, a writer that sends and a ring of a page: order, newest, and the sums."""
+    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_oldest")
+    log = logger_for(handler)
+    received = []
+    done = threading.Event()
+
+    def read():
+        while not (done.is_set() and handler.stats().pending == 0 and sink.is_empty()):
+            if not sink.is_empty():
+                received.append(sink.take_one())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    workers = [threading.Thread(target=lambda n=n: [log.info("%d %d %s", n, i, TEXT)
+                                                    for i in range(2000)]) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert handler.flush()
+    done.set()
+    reader.join()
+    stats = handler.stats()
+    assert stats.accepted == stats.sent + stats.discarded and stats.dropped == 0
+    last = {}
+    ours = [each for each in received if b"fastlog" not in each]
+    for datagram in ours:
+        thread, number, _ = datagram[4:].split()
+        assert int(number) > last.get(thread, -1)
+        last[thread] = int(number)
+    assert len(received) == stats.sent
+
+
+def test_losses_add_up(make_handler, sink, logger_for):
+    """By reason and severity; together they are what was dropped and discarded."""
+    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
+    log = logger_for(handler)
+    for _ in range(100):
+        log.debug(TEXT)
+    for _ in range(100):
+        log.info(TEXT)
+    for _ in range(100):
+        log.error(TEXT)
+    stats = handler.stats()
+    assert set(stats.losses) == {"full"}
+    assert set(stats.losses["full"]) == {"debug", "info", "err"}
+    assert sum(stats.losses["full"].values()) == stats.dropped
+    assert stats.losses["full"]["info"] == 100
+
+
+def test_notice_goes_through_the_formatter(make_handler, sink, logger_for):
+    """It is a record like others: a file with one form of line keeps it."""
+    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
+    handler.setFormatter(logging.Formatter("%(name)s|%(levelname)s|%(message)s"))
+    log = logger_for(handler)
+    accepted = fill(handler, log)
+    sink.take(accepted)
+    assert handler.flush()
+    assert sink.take_one().startswith(b"<12>fastlog|WARNING|fastlog: 1 messages lost (full: 1 info")

@@ -78,13 +78,13 @@ def test_clean(sanitized, code):
 
 
 @pytest.mark.parametrize("label, file, old, new", [
-    ("C1", "_ring.pxd", "store_seq_cst(&record.word,", "store_relaxed(&record.word,"),
-    ("P1", "_ring.pxd", "load_acquire(&ring_at(ring, position).word)",
-     "load_relaxed(&ring_at(ring, position).word)"),
-    ("R1", "_ring.pxd", "store_seq_cst(&ring.tail.value, position)",
-     "store_relaxed(&ring.tail.value, position)"),
-    ("A1", "_ring.pxd", "head + span - load_acquire(&ring.tail.value)",
-     "head + span - load_relaxed(&ring.tail.value)"),
+    ("C1", "_ring.pxd", "store_seq_cst(&record.word, COMMITTED", "store_relaxed(&record.word, COMMITTED"),
+    ("P1", "_ring.pxd", "load_acquire(&ring_at(ring, position).word)     # P1",
+     "load_relaxed(&ring_at(ring, position).word)     # P1"),
+    ("R1", "_ring.pxd", "store_seq_cst(&ring.at.tail.value, position)",
+     "store_relaxed(&ring.at.tail.value, position)"),
+    ("A1", "_ring.pxd", "head + span - load_acquire(&ring.at.tail.value)",
+     "head + span - load_relaxed(&ring.at.tail.value)"),
 ])
 def test_weakened_order_is_reported(tmp_path, repository, gcc, label, file, old, new):
     """With one acquire or release made relaxed, ThreadSanitizer reports a data race."""

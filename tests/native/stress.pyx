@@ -15,6 +15,7 @@ from libc.string cimport memset
 
 from fastlog._atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
 from fastlog._clock cimport MILLISECOND, monotonic_ns
+from fastlog._counters cimport EVICTED, UNSENDABLE, count_lost
 from fastlog._posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
 from fastlog._ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                             ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
@@ -122,20 +123,20 @@ cdef void run_check(Run *run, const char *data, size_t length) noexcept nogil:
 
 # --- the threads -------------------------------------------------------------------------------
 
-cdef Record *producer_reserve(Run *run, size_t length, bint privileged,
+cdef Record *producer_reserve(Run *run, size_t length, uint64_t severity,
                               uint64_t *used) noexcept nogil:
     """Reserve, waiting for room as Engine.await_room does. NULL: the run is over."""
     cdef Record *record
     cdef uint64_t tail
     while not load_relaxed(&run.failure):
         if run.writer == NULL:
-            record = ring_try_reserve(run.ring, length, privileged, used)
+            record = ring_try_reserve(run.ring, length, severity, used)
             if record != NULL:
                 return record
             sched_yield()
             continue
-        tail = load_acquire(&run.ring.tail.value)
-        record = ring_try_reserve(run.ring, length, privileged, used)
+        tail = load_acquire(&run.ring.at.tail.value)
+        record = ring_try_reserve(run.ring, length, severity, used)
         if record != NULL:
             return record
         if writer_notify(run.writer, True) != 0:
@@ -151,9 +152,9 @@ cdef void producer_notify(Run *run, bint at_once) noexcept nogil:
         run_fail(run, NO_THREAD)
     elif run.paced:
         # No second call: the one above must have been enough.
-        target = load_relaxed(&run.ring.head.value)
+        target = load_relaxed(&run.ring.at.head.value)
         writer_await_tail(run.writer, target, STUCK_SECONDS * <uint64_t>1_000_000_000)
-        if load_acquire(&run.ring.tail.value) < target:
+        if load_acquire(&run.ring.at.tail.value) < target:
             run_fail(run, MISSED_WAKEUP)
 
 
@@ -166,17 +167,17 @@ cdef void *producer_main(void *argument) noexcept nogil:
     for sequence in range(run.records):
         seed = seed_of(self.number, sequence)
         length = length_of(seed, run.ring.max_length)
-        record = producer_reserve(run, length, sequence % 4 == 0, &used)
+        record = producer_reserve(run, length, sequence % 8, &used)
         if record == NULL:
             break
         record_bytes(record)[0] = <char>self.number
         for index in range(1, length):
             record_bytes(record)[index] = byte_of(seed, index)
         if run.writer == NULL:
-            ring_commit(record, length, 0)
+            ring_commit(record, 0)
         else:
             add_relaxed(&run.writer.counters.accepted.value, 1)
-            ring_commit(record, length, 0)
+            ring_commit(record, 0)
             producer_notify(run, sequence % 16 == 0 or used > run.ring.capacity // 2)
     return NULL
 
@@ -226,7 +227,7 @@ cdef void *restarter_main(void *argument) noexcept nogil:
     """Stop the writer over and over; records and flushes start it again."""
     cdef Run *run = <Run *>argument
     while not load_acquire(&run.finished):
-        writer_await_tail(run.writer, load_acquire(&run.ring.tail.value) + 1, MILLISECOND)
+        writer_await_tail(run.writer, load_acquire(&run.ring.at.tail.value) + 1, MILLISECOND)
         writer_stop(run.writer)
         add_relaxed(&run.restarts, 1)
     return NULL
@@ -238,14 +239,14 @@ cdef void *flusher_main(void *argument) noexcept nogil:
     cdef Writer *writer = run.writer
     cdef uint64_t target, gone
     while not load_acquire(&run.finished):
-        target = load_relaxed(&run.ring.head.value)
-        while load_acquire(&run.ring.tail.value) < target and not load_acquire(&run.finished):
+        target = load_relaxed(&run.ring.at.head.value)
+        while load_acquire(&run.ring.at.tail.value) < target and not load_acquire(&run.finished):
             if writer_notify(writer, True) != 0:
                 run_fail(run, NO_THREAD)
             writer_await_tail(writer, target, 10 * MILLISECOND)
         add_relaxed(&run.flushes, 1)
         gone = (load_acquire(&writer.counters.sent.value)
-                + load_acquire(&writer.counters.discarded))
+                + count_lost(&writer.counters, EVICTED, UNSENDABLE))
         if gone > load_relaxed(&writer.counters.accepted.value):
             run_fail(run, BAD_SUMS)
         sched_yield()
@@ -288,7 +289,7 @@ cdef bint ring_is_clean(Ring *ring) noexcept nogil:
     for index in range(ring.capacity):
         if ring.memory[index] != 0:
             return False
-    return load_relaxed(&ring.head.value) == load_relaxed(&ring.tail.value)
+    return load_relaxed(&ring.at.head.value) == load_relaxed(&ring.at.tail.value)
 
 
 cdef int raise_failure(Run *run) except -1:
@@ -332,7 +333,7 @@ cdef dict writer_counters(Run *run):
     counters = {
         "accepted": load_relaxed(&writer.counters.accepted.value),
         "sent": load_relaxed(&writer.counters.sent.value),
-        "discarded": load_relaxed(&writer.counters.discarded),
+        "discarded": count_lost(&writer.counters, EVICTED, UNSENDABLE),
         "send_errors": load_relaxed(&writer.counters.send_errors),
         "high_watermark": load_relaxed(&writer.counters.high_watermark),
         "wakeups": load_relaxed(&writer.counters.wakeups),
@@ -362,7 +363,7 @@ def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capaci
         receiver.bind(path)
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO,
                             struct.pack("ll", STUCK_SECONDS, 0))
-        writer = writer_create(capacity, linger_ns, SOCK_DGRAM)
+        writer = writer_create(capacity, linger_ns, SOCK_DGRAM, -1, False)
         if writer == NULL:
             raise OSError("writer_create failed")
         try:

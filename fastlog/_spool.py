@@ -1,0 +1,323 @@
+"""The spool: a file that the ring lives in, so that its records outlive the process.
+
+    first page   Header, and from byte 512 on the ring's positions (_ring.pxd)
+    the rest     the ring's memory
+
+The process that uses a spool holds a lock on it (fcntl(2), F_SETLK): that ends with the process,
+however it ends, and a forked child does not inherit it. A child gets a spool of its own, named
+after its process id, beside the parent's.
+
+Nothing here is on the way of a record.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import stat
+import struct
+import sys
+import threading
+
+TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import NoReturn
+
+    from fastlog._core import Engine
+
+MAGIC = b"fastlog\0"
+VERSION = 1
+
+# Magic, version, page size, capacity, bytes of the destination; that follows, as JSON.
+_HEADER = struct.Struct("=8sIIQI")
+_HEADER_SIZE = 512
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_CAPACITIES = [1 << n for n in range(_PAGE.bit_length() - 1, 31)]
+
+# What this process holds: a second lock on the same file would be granted, and to close a second
+# descriptor would give the first one's lock up (fcntl(2), "Advisory record locking").
+_held: dict[tuple[int, int], int] = {}  # (device, inode): process id
+_lock = threading.Lock()
+
+
+def destination(paths: Sequence[str], host: str, port: int, socktype: int) -> dict[str, object]:
+    """Where records go, as a spool's header keeps it for `fastlog recover`."""
+    return {"paths": list(paths), "host": host, "port": port, "socktype": socktype}
+
+
+def _refuse(number: int, path: str, why: str) -> NoReturn:
+    raise OSError(number, f"the spool {path} {why}")
+
+
+class Spool:
+    """The file of one ring. Engine calls open(), in a forked child once more.
+
+    path: of the file, which need not exist. destination: where the records go, for who
+        recovers them.
+    Raises OSError that says what is wrong with the file.
+    """
+
+    only_look = False
+
+    def __init__(self, path: str | os.PathLike[str], capacity: int,
+                 destination: dict[str, object]) -> None:
+        self.base = self.path = os.path.abspath(os.fsdecode(path))
+        self.capacity = capacity
+        self.destination = destination
+        self._process = os.getpid()
+        self._descriptor = -1
+        self._inode = (0, 0)
+
+    @classmethod
+    def existing(cls, path: str, only_look: bool = False) -> Spool:
+        """A file that is there, locked; its capacity and destination are what it says."""
+        self = cls(path, 0, {})
+        self.only_look = only_look
+        self._descriptor = self._claim(self.path, create=False)
+        return self
+
+    def open(self) -> int:
+        """The descriptor of the file, checked and locked. It is the caller's.
+
+        -1 in a forked child that cannot have a file of its own: that must not stop it.
+        """
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            return descriptor
+        if os.getpid() == self._process and self._inode == (0, 0):
+            return self._claim(self.path, create=True)
+        for name in self._own_names():
+            try:
+                descriptor = self._claim(name, create=True)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if sys.stderr is not None:
+                    sys.stderr.write(f"fastlog: no spool for process {os.getpid()}: {error}\n")
+                return -1
+            self.path = name
+            return descriptor
+        return -1
+
+    def remove(self) -> None:
+        """Delete the file, if the path still means it."""
+        with contextlib.suppress(OSError):
+            if _identity(os.lstat(self.path)) == self._inode:
+                os.unlink(self.path)
+
+    def release(self) -> None:
+        """The engine has closed the descriptor, and with it the lock is gone."""
+        if _held.get(self._inode) == os.getpid():
+            del _held[self._inode]
+
+    def __del__(self) -> None:
+        self.release()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def _own_names(self) -> Iterator[str]:
+        stem = f"{self.base}.{os.getpid()}"
+        yield stem
+        for number in range(1, 100):
+            yield f"{stem}.{number}"
+
+    # --- opening -----------------------------------------------------------------------------
+
+    def _claim(self, path: str, create: bool) -> int:
+        with _lock:
+            while True:
+                descriptor = self._open(path, create)
+                try:
+                    found = self._check(path, descriptor)
+                    if found is None:      # replaced meanwhile
+                        os.close(descriptor)
+                        continue
+                    if not self._prepare(path, descriptor, found):
+                        os.close(descriptor)
+                        continue
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                self._inode = _identity(found)
+                _held[self._inode] = os.getpid()
+                return descriptor
+
+    def _open(self, path: str, create: bool) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            there = os.lstat(path)
+            if stat.S_ISLNK(there.st_mode):
+                _refuse(errno.ELOOP, path, "is a symbolic link, which is not followed")
+            if not stat.S_ISREG(there.st_mode):
+                _refuse(errno.EINVAL, path, "is not a regular file")
+            if _held.get(_identity(there)) == os.getpid():
+                _refuse(errno.EAGAIN, path, "is in use by another handler of this process")
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                       | (os.O_CREAT if create else 0), 0o600)
+
+    @staticmethod
+    def _check(path: str, descriptor: int) -> os.stat_result | None:
+        """Whose it is, and that nobody uses it."""
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid():
+            _refuse(errno.EPERM, path, f"belongs to user {found.st_uid}, not to this process's, "
+                                       f"{os.geteuid()}")
+        if found.st_mode & 0o077:
+            _refuse(errno.EPERM, path, "can be opened by other users (mode "
+                                       f"{stat.S_IMODE(found.st_mode):04o}, should be 0600)")
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            holder = _lock_holder(descriptor)
+            _refuse(errno.EAGAIN, path, "is in use by "
+                    + (f"process {holder}" if holder else "another process")
+                    + "; each process needs a path of its own")
+        try:
+            return found if _identity(os.lstat(path)) == _identity(found) else None
+        except FileNotFoundError:
+            return None
+
+    def _prepare(self, path: str, descriptor: int, found: os.stat_result) -> bool:
+        """Make a new file whole, or check what one that exists says of itself.
+
+        False: it was set aside, because its capacity is another.
+        """
+        raw = os.pread(descriptor, _HEADER_SIZE, 0)
+        if not any(raw) and (found.st_size in (0, _PAGE + self.capacity)):
+            if not self.capacity:
+                _refuse(errno.EINVAL, path, "is empty")
+            self._create(path, descriptor, new=found.st_size == 0)
+            return True
+        capacity, where = _read_header(path, raw)
+        if self.capacity not in (0, capacity):
+            os.rename(path, f"{path}.{os.getpid()}.{capacity}")
+            return False
+        self.capacity, self.destination = capacity, self.destination or where
+        if found.st_size < _PAGE + capacity and not self.only_look:
+            # Cut off by somebody: what is left can be read, if there is memory behind it.
+            os.posix_fallocate(descriptor, 0, _PAGE + capacity)
+        elif found.st_size < _PAGE + capacity:
+            _refuse(errno.EINVAL, path, f"is truncated: it has {found.st_size} bytes of "
+                                        f"{_PAGE + capacity}")
+        return True
+
+    def _create(self, path: str, descriptor: int, new: bool) -> None:
+        where = json.dumps(self.destination).encode()
+        header = _HEADER.pack(MAGIC, VERSION, _PAGE, self.capacity, len(where)) + where
+        if len(header) > _HEADER_SIZE:
+            raise ValueError(f"address is too long to be kept in a spool: {self.destination!r}")
+        try:
+            # All of it now: a full disk is an error here, and not a SIGBUS in a logging call.
+            os.posix_fallocate(descriptor, 0, _PAGE + self.capacity)
+            os.pwrite(descriptor, header, 0)
+        except OSError as error:
+            if new:
+                os.unlink(path)
+            _refuse(error.errno or errno.EIO, path,
+                    f"cannot get {_PAGE + self.capacity} bytes: {error.strerror}")
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _lock_holder(descriptor: int) -> int:
+    """The process id that F_GETLK tells; 0: none, or one of another pid namespace."""
+    flock = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid: fcntl(2)
+    with contextlib.suppress(OSError):
+        asked = flock.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        holder: int = flock.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
+        return holder
+    return 0
+
+
+def _read_header(path: str, raw: bytes) -> tuple[int, dict[str, object]]:
+    if len(raw) < _HEADER_SIZE or raw[:len(MAGIC)] != MAGIC:
+        _refuse(errno.EINVAL, path, "is not one: it is another file, which is left as it is")
+    _, version, page, capacity, size = _HEADER.unpack_from(raw)
+    if version != VERSION:
+        _refuse(errno.EINVAL, path, f"has format {version}, and this version of fastlog knows "
+                f"{VERSION}: recover it with the version that wrote it, or remove it")
+    if page != _PAGE:
+        _refuse(errno.EINVAL, path, f"was written with pages of {page} bytes; here they have "
+                                    f"{_PAGE}")
+    try:
+        where = json.loads(raw[_HEADER.size:_HEADER.size + size])
+    except ValueError:
+        where = None
+    if capacity not in _CAPACITIES or not isinstance(where, dict):
+        _refuse(errno.EINVAL, path, "is damaged: its header makes no sense")
+    return capacity, where
+
+
+# --- what others left ----------------------------------------------------------------------------
+
+def siblings(base: str | os.PathLike[str]) -> list[str]:
+    """The spools of forked children beside this one, and those set aside."""
+    directory, name = os.path.split(os.path.abspath(os.fsdecode(base)))
+    pattern = re.compile(re.escape(name) + r"\.\d+(\.\d+)?")
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    return [os.path.join(directory, each) for each in sorted(names) if pattern.fullmatch(each)]
+
+
+class Leftovers:
+    """Spools of processes that are gone, each with an engine that sends what is in it.
+
+    make_engine: called with a Spool. tell: called with a line for the user.
+    """
+
+    def __init__(self, base: str, make_engine: Callable[[Spool], Engine],
+                 tell: Callable[[str], None]) -> None:
+        self._process = os.getpid()
+        self._engines: list[tuple[Spool, Engine]] = []
+        for path in siblings(base):
+            try:
+                spool = Spool.existing(path)
+                engine = make_engine(spool)
+            except (BlockingIOError, FileNotFoundError):  # in use, or just removed
+                continue
+            except OSError as error:
+                tell(str(error))
+                continue
+            told = describe(engine)
+            if told:
+                tell(f"{told} in {path}")
+            if engine.recovered()[0]:
+                engine.start()
+                self._engines.append((spool, engine))
+            else:
+                spool.remove()
+
+    def finish(self, timeout: float) -> bool:
+        """Flush; what is empty is removed. Whether all is."""
+        if os.getpid() != self._process:       # they are the parent's
+            return True
+        left = []
+        for spool, engine in self._engines:
+            if engine.flush(timeout):
+                engine.close(0.0)
+            else:
+                left.append((spool, engine))
+        self._engines = left
+        return not left
+
+
+def describe(engine: Engine) -> str:
+    """What an engine found in its spool, "" for nothing."""
+    records, unfinished, damaged = engine.recovered()
+    parts = []
+    if records:
+        parts.append(f"{records} records of an earlier process")
+    if unfinished:
+        parts.append(f"{unfinished} that it did not finish, which are left out")
+    if damaged:
+        parts.append(f"{damaged} bytes of damage, which are left out")
+    return ", ".join(parts)

@@ -1,0 +1,233 @@
+"""The crash drain: what was accepted is sent before a fatal signal ends the process."""
+import re
+import signal
+import subprocess
+
+import pytest
+
+COUNT = 5_000
+
+PROGRAM = """
+import ctypes, faulthandler, logging, os, signal, sys, threading, time
+import fastlog
+address, *arguments = sys.argv[1:]
+handler = fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ")
+log = logging.Logger("x")
+log.addHandler(handler)
+
+def crash(number):
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+
+"""
+LOG = f"for i in range({COUNT}):\n    log.info('%d', i)\n"
+
+
+@pytest.fixture
+def crash(run_python, rsyslogd):
+    """Runs a program that ends by a signal; returns the lines that arrived."""
+    def run(code, number, *arguments, stderr="", count=COUNT):
+        run_python(PROGRAM + code, rsyslogd.socket, *arguments, returncode=-number, stderr=stderr)
+        rsyslogd.wait_for_lines(count)
+        return rsyslogd.server_lines()
+    return run
+
+
+def numbers(count=COUNT):
+    return [str(i) for i in range(count)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL,
+                                    signal.SIGFPE, signal.SIGTERM])
+def test_each_signal(crash, number):
+    """All that was logged arrives, in order, and the process ends by that signal."""
+    lines = crash(f"fastlog.enable_crash_drain()\n{LOG}crash({int(number)})", number)
+    assert lines == numbers()
+
+
+def test_a_real_fault_and_a_real_abort(crash):
+    assert crash(f"fastlog.enable_crash_drain()\n{LOG}ctypes.string_at(0)",
+                 signal.SIGSEGV) == numbers()
+
+
+def test_abort(crash):
+    assert crash(f"fastlog.enable_crash_drain()\n{LOG}os.abort()", signal.SIGABRT) == numbers()
+
+
+def test_crash_in_another_thread(crash):
+    """And while the main thread is in a logging call of its own or waits."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+{LOG}
+thread = threading.Thread(target=ctypes.string_at, args=(0,))
+thread.start()
+thread.join()
+""", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+def test_crash_inside_a_logging_call(crash):
+    """While the message is formatted."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+class Crashing:
+    def __str__(self):
+        return ctypes.string_at(0)
+{LOG}
+log.info("%s", Crashing())
+""", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+def test_half_written_record(crash):
+    """The message's memory is gone: the crash comes between reservation and commit.
+
+    It is left out, and not waited for: that would take longer than a test may.
+    """
+    lines = crash(f"""
+fastlog.enable_crash_drain(timeout=1000)
+libc = ctypes.CDLL(None)
+{LOG}
+text = "x" * 1_000_000
+page = os.sysconf("SC_PAGE_SIZE")
+begin = (id(text) // page + 2) * page
+assert libc.munmap(ctypes.c_void_p(begin), ctypes.c_size_t(100 * page)) == 0
+log.info(text)
+""", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+def test_stack_overflow(crash, directory, gcc):
+    """On the main thread the handler has a stack of its own."""
+    source = directory / "deep.c"
+    source.write_text("int deep(volatile char *p) { volatile char here[4096]; here[0] = *p; "
+                      "return deep(here) + here[1]; }\n")
+    subprocess.run([gcc, "-O0", "-shared", "-fPIC", "-w", "-o", directory / "deep.so", source],
+                   check=True)
+    lines = crash(f"fastlog.enable_crash_drain()\n{LOG}"
+                  f"ctypes.CDLL({str(directory / 'deep.so')!r}).deep(b'x')", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+@pytest.mark.parametrize("order", [
+    "fastlog.enable_crash_drain(); faulthandler.enable()",
+    "faulthandler.enable(); fastlog.enable_crash_drain()"])
+def test_with_faulthandler(crash, order):
+    """In either order: its traceback is printed, once, and the records arrive."""
+    lines = crash(f"{order}\n{LOG}ctypes.string_at(0)", signal.SIGSEGV,
+                  stderr=re.compile(r"\AFatal Python error: Segmentation fault(?!.*Fatal Python)",
+                                    re.DOTALL))
+    assert lines == numbers()
+
+
+def test_handler_of_the_program(crash):
+    """A disposition that was there before runs after the drain, and may go on."""
+    lines = crash(f"""
+signal.signal(signal.SIGABRT, lambda number, frame: log.info("handled"))
+signal.signal(signal.SIGTERM, lambda number, frame: log.info("terminated"))
+fastlog.enable_crash_drain()
+{LOG}
+os.kill(os.getpid(), signal.SIGABRT)
+os.kill(os.getpid(), signal.SIGTERM)  # not ours: the program handles it
+log.info("still here")
+fastlog.enable_crash_drain()          # the first ABRT took it away
+crash(signal.SIGSEGV)
+""", signal.SIGSEGV, count=COUNT + 3)
+    assert lines == [*numbers(), "handled", "terminated", "still here"]
+
+
+def test_disabled(run_python, directory):
+    """After disable_crash_drain() the earlier dispositions are back."""
+    run_python("""
+import signal, fastlog
+fastlog.disable_crash_drain()
+fastlog.enable_crash_drain()
+fastlog.enable_crash_drain(1.0)
+fastlog.disable_crash_drain()
+with open("/proc/self/status") as status:
+    caught = int(status.read().partition("SigCgt:")[2].split()[0], 16)
+for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGBUS):
+    assert not caught >> (number - 1) & 1, number
+""")
+
+
+def test_daemon_down(run_python, directory):
+    """The drain gives up at its deadline, and the signal does its work."""
+    code = PROGRAM + ("logging.raiseExceptions = False\nfastlog.enable_crash_drain(0.3)\n"
+                      f"{LOG}begin = time.monotonic()\n"
+                      "print(begin, flush=True)\ncrash(signal.SIGSEGV)")
+    run_python(code, directory / "nobody", returncode=-signal.SIGSEGV)
+
+
+def test_closed_handler(crash):
+    """A record that waits in a ring without a writer is sent by the signal's handler."""
+    lines = crash(f"""
+logging.raiseExceptions = False
+fastlog.enable_crash_drain()
+handler.close()
+os.rename(address, address + ".away")
+{LOG}
+handler.close(0.0)
+os.rename(address + ".away", address)
+crash(signal.SIGTERM)
+""", signal.SIGTERM)
+    assert lines == numbers()
+
+
+def test_forked_child(crash):
+    """A child drains its own records and leaves its parent's alone."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+pid = os.fork()
+if pid == 0:
+    {LOG.replace("    log", "        log")}
+    crash(signal.SIGSEGV)
+os.waitpid(pid, 0)
+log.info("parent")
+crash(signal.SIGTERM)
+""", signal.SIGTERM, count=COUNT + 1)
+    assert lines == [*numbers(), "parent"]
+
+
+def test_two_threads_crash_together(crash):
+    """The second waits until the first has drained."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+{LOG}
+for _ in range(2):
+    threading.Thread(target=ctypes.CDLL(None).abort).start()
+time.sleep(30)
+""", signal.SIGABRT)
+    assert lines == numbers()
+
+
+@pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
+def test_other_policies(run_python, rsyslogd, overflow):
+    run_python(PROGRAM.replace('ident="ServerLog: "',
+                               f'ident="ServerLog: ", overflow="{overflow}"')
+               + f"fastlog.enable_crash_drain()\n{LOG}crash(signal.SIGSEGV)",
+               rsyslogd.socket, returncode=-signal.SIGSEGV)
+    rsyslogd.wait_for_lines(COUNT)
+    assert rsyslogd.server_lines() == numbers()
+
+
+@pytest.mark.parametrize("bad, error", [("1", TypeError), (-1, ValueError), (True, TypeError),
+                                        (float("inf"), ValueError)])
+def test_bad_timeout(bad, error):
+    import fastlog
+
+    with pytest.raises(error, match="timeout must be"):
+        fastlog.enable_crash_drain(bad)
+
+
+def test_many_handlers(run_python, rsyslogd):
+    """The first 64 are drained; more do no harm."""
+    run_python(PROGRAM + f"""
+handlers = [fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ", capacity=4096)
+            for _ in range(70)]
+fastlog.enable_crash_drain()
+{LOG}
+crash(signal.SIGTERM)
+""", rsyslogd.socket, returncode=-signal.SIGTERM)
+    rsyslogd.wait_for_lines(COUNT)
+    assert rsyslogd.server_lines() == numbers()
