@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastlog.cli.bench import FORMAT, MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from fastlog.cli.bench import Info
 
@@ -75,18 +78,29 @@ def make_null(address: str, asctime: bool) -> Subject:
 # --- ours ----------------------------------------------------------------------------------------
 
 def make_fastlog(address: str, asctime: bool, own_logger: bool = False,
-                 **options: float) -> Subject:
+                 **options: Any) -> Subject:
     import fastlog
 
     handler = fastlog.SysLogHandler(address, facility="local0", **options)
     _set_up(handler, asctime)
     log = fastlog.Logger("bench", logging.INFO) if own_logger else _logger()
     log.addHandler(handler)
-    return Subject(log.info, lambda: handler.flush(60), dropped=lambda: handler.stats().dropped)
+
+    def lost() -> int:
+        stats = handler.stats()
+        return stats.dropped + stats.discarded
+    return Subject(log.info, lambda: handler.flush(60), dropped=lost)
 
 
 def make_fastlog_logger(address: str, asctime: bool) -> Subject:
     return make_fastlog(address, asctime, own_logger=True)
+
+
+def make_fastlog_spool(address: str, asctime: bool) -> Subject:
+    """With its ring in a file on a tmpfs, as docs/crash-safety.md recommends."""
+    with tempfile.TemporaryDirectory(prefix="fl-", dir="/dev/shm") as directory:
+        # The file's name goes at once; the file as long as the process.
+        return make_fastlog(address, asctime, own_logger=True, spool=f"{directory}/spool")
 
 
 # --- the others ----------------------------------------------------------------------------------
@@ -178,4 +192,7 @@ FACTORIES: dict[str, Callable[[str, bool], Subject]] = {
     "cysystemd": make_cysystemd,
     "fastlog": make_fastlog,
     "fastlog Logger": make_fastlog_logger,
+    "fastlog Logger, spool": make_fastlog_spool,
+    "fastlog Logger, drop_new": partial(make_fastlog, own_logger=True, overflow="drop_new"),
+    "fastlog Logger, drop_oldest": partial(make_fastlog, own_logger=True, overflow="drop_oldest"),
 }

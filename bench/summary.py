@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from results import divide
 from tables import STDLIB, markdown_table, spread
-from workloads import C_LOOP, DRAIN, OURS, RATES, paced_name, paced_threads_name, threads_name
+from workloads import (
+    C_LOOP,
+    DRAIN,
+    DROP_NEW,
+    DROP_OLDEST,
+    OURS,
+    RATES,
+    SPOOL,
+    STALLED,
+    paced_name,
+    paced_threads_name,
+    threads_name,
+)
 
 if TYPE_CHECKING:
     from results import Results
@@ -57,6 +69,21 @@ def paced_claims(results: Results) -> list[Claim]:
     return found
 
 
+def spool_claims(results: Results) -> list[Claim]:
+    return [Claim(f"{SPOOL} / {LOGGER}, tight",
+                  results.ratios("cost of a call", SPOOL, LOGGER, "costs", "this"), "<= 1.1"),
+            Claim(f"{SPOOL} / {LOGGER}, p50 of the call, {paced_name(10_000, 'busy')}",
+                  results.ratios(paced_name(10_000, "busy"), SPOOL, LOGGER, "service", "p50"),
+                  "<= 1.1")]
+
+
+def stall_claims(results: Results) -> list[Claim]:
+    """A call waits block_timeout at the most, and 50 ms that the machine may add."""
+    return [Claim(f"{subject}, the longest call, {STALLED}, ms",
+                  [ns / 1e6 for ns in results.values(STALLED, subject, "service", "max")], goal)
+            for subject, goal in ((LOGGER, "<= 250"), (DROP_NEW, "<= 30"), (DROP_OLDEST, "<= 30"))]
+
+
 def cpu_claims(results: Results) -> list[Claim]:
     return [Claim(f"{ours} / SysLogHandler, CPU a record, {paced_name(rate, 'asleep')}",
                   results.ratios(paced_name(rate, "asleep"), ours, STDLIB, "cpu"), "< 1")
@@ -100,8 +127,8 @@ def other_claims(results: Results) -> list[Claim]:
 
 
 def summary_report(results: Results) -> str:
-    claims = [claim for group in (cost_claims, paced_claims, cpu_claims, throughput_claims,
-                                  thread_claims, other_claims)
+    claims = [claim for group in (cost_claims, paced_claims, spool_claims, stall_claims, cpu_claims,
+                                  throughput_claims, thread_claims, other_claims)
               for claim in group(results)]
     rows = [(claim.what, spread(claim.values), claim.goal, claim.met()) for claim in claims]
     return ("# Summary\n\nMedians of the rounds' values or ratios, and their range, of one run; "

@@ -61,7 +61,8 @@ def notes(results: Results, workload: Workload) -> list[str]:
         if disorder:
             found.append(f"*{subject}*: {disorder:,.0f} records came out of order.")
     rounds = "1 round" if workload.rounds == 1 else f"{workload.rounds} rounds"
-    return [*found, f"{rounds} of {workload.count:,} records."]
+    size = f"{workload.seconds:g} s" if workload.seconds else f"{workload.count:,} records"
+    return [*found, f"{rounds} of {size}."]
 
 
 def per_record(results: Results, workload: Workload, subject: str, key: str) -> float | None:
@@ -102,6 +103,20 @@ def timed_table(results: Results, workload: Workload) -> str:
         rows.append([*row, megabytes(results, workload, subject, "peak"),
                      missing(results, workload, subject)])
     return markdown_table([*head, "memory, MB", "missing"], rows)
+
+
+def stalled_table(results: Results, workload: Workload) -> str:
+    """The longest calls, and whether what is missing at the sink is what the handler says."""
+    rows = []
+    for subject in workload.subjects:
+        def median(*path: str, subject: str = subject) -> float:
+            return results.median(workload.name, subject, *path) or 0.0
+        rows.append([subject, f"{median('expected'):,.0f}",
+                     *(micro(median("service", name)) for name in ("p50", "p99.9", "p99.99")),
+                     f"{median('service', 'max') / 1e6:,.1f}",
+                     f"{median('dropped'):,.0f}", f"{median('missing'):,.0f}"])
+    return markdown_table(["handler", "calls", "p50", "p99.9", "p99.99", "longest, ms",
+                           "lost, it says", "missing at the sink"], rows)
 
 
 def times(results: Results, workload: Workload, subject: str) -> list[str]:
@@ -177,7 +192,8 @@ def imports_report(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results, Workload], str]] = {
-    "run_cost": cost_table, "run_loop": throughput_table, "run_memory": memory_table}
+    "run_cost": cost_table, "run_loop": throughput_table, "run_memory": memory_table,
+    "run_stalled": stalled_table}
 
 _TIMES = ("Times in µs, from the moment a record was due until its call returned; p50 to p99.9 are "
           "medians of the rounds, p99.99 and max are of all rounds together. CPU in µs a record. "

@@ -116,6 +116,23 @@ def run_open(workload: Workload, subject: Subject) -> dict[str, Any]:
             "response": summary(sum((t.response for t in times), array("q")))}
 
 
+def run_stalled(workload: Workload, subject: Subject) -> dict[str, Any]:
+    """A tight loop for some seconds, in the midst of which the daemon stands still."""
+    service = array("q")
+    info, message, clock = subject.info, subject.message, time.perf_counter_ns
+    [who] = whos(workload)
+    run = Run(subject)
+    end = run.begin + int(workload.seconds * 1e9)
+    now = run.begin
+    while now < end:
+        info(message, len(service), who)
+        before, now = now, clock()
+        service.append(now - before)
+    found = run.finish()
+    return {**found, "service": summary(service), "response": summary(service),
+            "expected": len(service)}
+
+
 def in_threads(workload: Workload, work: Callable[[int, str], None]) -> None:
     if workload.threads == 1:
         work(0, whos(workload)[0])
@@ -203,7 +220,7 @@ def main() -> None:
         run = globals()[workload.kind]
     found = run(workload, subject)
     expected = 0 if name in FLOORS else workload.count // workload.threads * workload.threads
-    tell(result={**found, "expected": expected, "dropped": subject.dropped()})
+    tell(result={"expected": expected, **found, "dropped": subject.dropped()})
     # What is left undone is the sink's to find: a peer's exit may hang.
     sys.stdout.flush()
     os._exit(0)

@@ -48,6 +48,10 @@ QUICK = Sizes(
 
 FLOORS = ("bare %", "NullHandler")
 OURS = ("fastlog", "fastlog Logger")
+SPOOL = "fastlog Logger, spool"
+DROP_NEW = "fastlog Logger, drop_new"
+DROP_OLDEST = "fastlog Logger, drop_oldest"
+STALLED = "daemon stalled, tight loop"
 PEERS = ("SysLogHandler", "QueueHandler", "backgroundlog", "loguru", "picologging", "rfc5424")
 JOURNAL_PEERS = ("systemd-python", "cysystemd")
 SYSLOG = (*PEERS, *OURS)
@@ -75,6 +79,9 @@ SETUPS = {
     "cysystemd": "its JournaldLogHandler",
     "fastlog": "fastlog.SysLogHandler behind the standard library's Logger",
     "fastlog Logger": "fastlog.SysLogHandler behind fastlog.Logger",
+    SPOOL: "the same with its ring in a file on a tmpfs",
+    DROP_NEW: "the same with this overflow policy",
+    DROP_OLDEST: "the same with this overflow policy",
     C_LOOP: "a C loop of blocking sendto",
     DRAIN: "fastlog's writer alone: all records lie in its ring when the clock starts",
 }
@@ -96,6 +103,7 @@ class Workload:
     sink: str = "rsyslogd"   # or "journald" or "C"
     trouble: str = ""        # "stall" or "restart"
     bursts: int = 0
+    seconds: float = 0.0     # of a loop whose number of records is not known before
     marks: tuple[int, ...] = ()
 
 
@@ -125,7 +133,7 @@ def _paced(sizes: Sizes) -> list[Workload]:
         seconds = sizes.slow_seconds if rate == 100 else sizes.seconds
         for between, asleep in BETWEEN.items():
             found.append(Workload(
-                paced_name(rate, between), "paced", "run_open", ALL,
+                paced_name(rate, between), "paced", "run_open", (*ALL, SPOOL),
                 sizes.asleep_rounds if asleep else sizes.paced_rounds,
                 max(5, int(rate * seconds)), rate, asleep))
     return found
@@ -146,7 +154,11 @@ def _trouble(sizes: Sizes) -> list[Workload]:
              "restart": f"the daemon restarted, away for {sizes.gap:g} s"}
     return [Workload(f"{name}, {sizes.trouble_rate:,} records/s", "trouble", "run_open", SYSLOG,
                      sizes.trouble_rounds, count, sizes.trouble_rate, True, trouble=trouble)
-            for trouble, name in names.items()]
+            for trouble, name in names.items()] + [
+        Workload(STALLED, "trouble", "run_stalled",
+                 ("SysLogHandler", "fastlog Logger", DROP_NEW, DROP_OLDEST),
+                 sizes.tight_rounds, 0, asctime=False, trouble="stall",
+                 seconds=sizes.trouble_seconds)]
 
 
 def _messages(sizes: Sizes) -> list[Workload]:
@@ -178,7 +190,8 @@ def _sinks(sizes: Sizes) -> list[Workload]:
 
 
 def all_workloads(sizes: Sizes) -> list[Workload]:
-    cost = Workload("cost of a call", "cost", "run_cost", SYSLOG, sizes.cost_rounds,
+    cost = Workload("cost of a call", "cost", "run_cost", (*SYSLOG, SPOOL),
+                    sizes.cost_rounds,
                     sizes.bursts * sizes.burst, bursts=sizes.bursts)
     throughput = [Workload(f"throughput, {sink}", "throughput", "run_loop", THROUGHPUT,
                            sizes.throughput_rounds,

@@ -24,11 +24,13 @@ from fastlog._message cimport (Message, message_add, message_add_bytes, message_
 from fastlog._posix cimport SOCK_STREAM
 from fastlog._registry cimport Registry, registry_add, registry_remove
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
-                            record_span, ring_at, ring_commit, ring_peek, ring_try_reserve, ring_used)
+                            record_span, ring_at, ring_commit, ring_peek, ring_try_reserve,
+                            ring_used)
 from fastlog._transport cimport SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
-                              writer_create, writer_destroy, writer_detach, writer_evict, writer_leave,
-                              writer_notify, writer_offer_socket, writer_start, writer_stop)
+                              writer_create, writer_destroy, writer_detach, writer_evict,
+                              writer_leave, writer_notify, writer_offer_socket, writer_start,
+                              writer_stop)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK

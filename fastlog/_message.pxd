@@ -1,6 +1,5 @@
 """A message as a list of pieces, gathered where they lie and copied once: into the ring."""
-from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_FromStringAndSize,
-                           PyBytes_GET_SIZE)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check

@@ -31,8 +31,8 @@ for _field, _doc in {
     "last_errno": "The errno of the last of them; 0: none yet.",
     "wakeups": "Wake-up calls that logging threads made.",
     "stalled": "Whether the daemon takes nothing, so that records without room are dropped.",
-    "losses": "Dropped and discarded records: {reason: {severity: count}}. Reasons of dropped ones: "
-              "full, stalled, interrupted; of discarded ones: evicted, unsendable.",
+    "losses": "Dropped and discarded records: {reason: {severity: count}}. Reasons of dropped "
+              "ones: full, stalled, interrupted; of discarded ones: evicted, unsendable.",
 }.items():
     getattr(Stats, _field).__doc__ = _doc
 

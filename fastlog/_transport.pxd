@@ -13,10 +13,10 @@ from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns
 from fastlog._posix cimport (AF_UNIX, AI_NUMERICSERV, EAI_SYSTEM, IPPROTO_TCP, MSG_DONTWAIT,
                              MSG_NOSIGNAL, MSG_PEEK, POLLOUT, SOCK_CLOEXEC, SOCK_DGRAM,
                              SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_SNDBUF,
-                             SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, TCP_NODELAY, addrinfo, connect, freeaddrinfo, getaddrinfo,
-                             getsockopt, iovec, mmsghdr, msghdr, poll, pollfd, recv, send,
-                             sendmmsg, sendmsg, setsockopt, sockaddr, sockaddr_storage,
-                             sockaddr_un, socket, socklen_t, timeval)
+                             SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, TCP_NODELAY, addrinfo,
+                             connect, freeaddrinfo, getaddrinfo, getsockopt, iovec, mmsghdr,
+                             msghdr, poll, pollfd, recv, send, sendmmsg, sendmsg, setsockopt,
+                             sockaddr, sockaddr_storage, sockaddr_un, socket, socklen_t, timeval)
 
 
 cdef extern from *:

@@ -32,15 +32,15 @@ from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_seq_cst, exchange_se
 from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._counters cimport EVICTED, UNSENDABLE, Counters, count_loss, count_owned
 from fastlog._frame cimport frame_blank, frame_cut
-from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd, iovec,
-                             pollfd, ppoll, pthread_cond_broadcast, pthread_cond_init,
+from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
+                             iovec, pollfd, ppoll, pthread_cond_broadcast, pthread_cond_init,
                              pthread_cond_t, pthread_cond_timedwait, pthread_condattr_destroy,
                              pthread_condattr_init, pthread_condattr_setclock, pthread_condattr_t,
                              pthread_create, pthread_detach, pthread_join, pthread_mutex_init,
                              pthread_mutex_lock, pthread_mutex_t, pthread_mutex_timedlock,
-                             pthread_mutex_trylock, pthread_mutex_unlock,
-                             pthread_setname_np, pthread_sigmask, pthread_t, pthread_timedjoin_np,
-                             sigfillset, sigset_t)
+                             pthread_mutex_trylock, pthread_mutex_unlock, pthread_setname_np,
+                             pthread_sigmask, pthread_t, pthread_timedjoin_np, sigfillset,
+                             sigset_t)
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Ring, record_bytes,
                             record_span, ring_at, ring_create, ring_destroy, ring_detach,
                             ring_find,

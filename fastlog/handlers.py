@@ -337,7 +337,8 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         why = "; ".join(f"{reason}: " + ", ".join(f"{n} {severity}" for severity, n in each.items())
                         for reason, each in counts.items())
         record = logging.LogRecord(
-            "fastlog", logging.WARNING, __file__, 0, "fastlog: %d messages lost (%s), from %s to %s",
+            "fastlog", logging.WARNING, __file__, 0,
+            "fastlog: %d messages lost (%s), from %s to %s",
             (count, why, _local_time(first), _local_time(last)), None, "_note_losses")
         _emit.emit(self, record)
 

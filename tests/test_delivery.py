@@ -175,7 +175,7 @@ def test_stream_reconnect_sends_the_torn_record_whole(make_handler, make_sink, l
 
 
 def test_the_buffer_is_raised_for_a_long_record(handler, log, sink):
-    """400 kB are more than a socket's buffer takes by default, and less than it may be raised to."""
+    """400 kB are more than a socket's buffer has by default, and less than it may be raised to."""
     text = "x" * 400_000
     log.info(text)
     log.info("behind")

@@ -2,8 +2,7 @@
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 MARK = b" [... cut by fastlog]"
 

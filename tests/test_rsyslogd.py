@@ -80,9 +80,14 @@ def test_routing_by_facility_and_tag(configured, rsyslogd):
     assert "Other: for the common file" in rsyslogd.rest_log.read_text()
 
 
-def test_stopped_daemon(configured, rsyslogd):
-    """SIGSTOP for 3 s under load: one bounded wait; what is missing is what was counted."""
-    log, handler = configured(rsyslogd.socket, capacity=1 << 18)
+@pytest.mark.parametrize("overflow, reason", [
+    ("block", "stalled"), ("drop_new", "full"), ("drop_oldest", "evicted")])
+def test_stopped_daemon(configured, rsyslogd, overflow, reason):
+    """SIGSTOP for 3 s under load: at most one bounded wait; what is missing is what was counted.
+
+    The log says so itself.
+    """
+    log, handler = configured(rsyslogd.socket, capacity=1 << 18, overflow=overflow)
     durations = []
     count = 0
     end = time.monotonic() + 4
@@ -105,13 +110,14 @@ def test_stopped_daemon(configured, rsyslogd):
     stats = handler.stats()
     # One more than the program's: the notice.
     assert stats.submitted == count + 1 == stats.accepted + stats.dropped
-    assert stats.dropped > 0 and not stats.stalled
+    lost = stats.dropped + stats.discarded
+    assert stats.losses == {reason: {"info": lost}} and lost > 0 and not stats.stalled
     rsyslogd.wait_for_lines(stats.sent)
     [notice] = [line for line in rsyslogd.server_lines() if "fastlog: " in line]
-    assert f"{stats.dropped} messages lost (stalled: {stats.dropped} info), from" in notice
+    assert f"{lost} messages lost ({reason}: {lost} info), from" in notice
     numbers = by_thread(rsyslogd.server_lines())["t"]
-    assert count - len(numbers) == stats.dropped
-    assert numbers == sorted(set(numbers))
+    assert count - len(numbers) == lost
+    assert numbers == sorted(set(numbers)) and numbers[-1] == count - 1
     assert max(durations) <= 0.2 + 0.05
     assert sum(duration > 0.05 for duration in durations) <= 3
 

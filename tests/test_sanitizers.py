@@ -78,7 +78,8 @@ def test_clean(sanitized, code):
 
 
 @pytest.mark.parametrize("label, file, old, new", [
-    ("C1", "_ring.pxd", "store_seq_cst(&record.word, COMMITTED", "store_relaxed(&record.word, COMMITTED"),
+    ("C1", "_ring.pxd", "store_seq_cst(&record.word, COMMITTED",
+     "store_relaxed(&record.word, COMMITTED"),
     ("P1", "_ring.pxd", "load_acquire(&ring_at(ring, position).word)     # P1",
      "load_relaxed(&ring_at(ring, position).word)     # P1"),
     ("R1", "_ring.pxd", "store_seq_cst(&ring.at.tail.value, position)",

@@ -1,6 +1,5 @@
 """The spool: records that outlive their process, and files that are not what they should be."""
 import errno
-import logging
 import mmap
 import os
 import random

@@ -131,7 +131,7 @@ def test_wrapped_emit_that_raises_and_requeues(make_handler, sink, logger_for):
     while handler.waiting:
         received += sink.take(1)
         log.info("more")
-    numbers = [int(r[4:-1].split()[0]) for r in received if b"more" not in r and b"fastlog" not in r]
+    numbers = [int(r[4:-1].split()[0]) for r in received if r[4:6] not in (b"mo", b"fa")]
     assert numbers == list(range(len(numbers)))
 
 

@@ -1,0 +1,63 @@
+"""docs/: every block of code in it runs, every link leads somewhere."""
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_block_is_run():
+    """Those of README.md are run by test_readme.py."""
+    kinds = {page.name: re.findall(r"^```(\w+)$", page.read_text(), re.MULTILINE)
+             for page in PAGES[1:]}
+    assert kinds == {"crash-safety.md": ["python", "python", "console", "ini", "yaml"],
+                     "differences.md": []}
+
+
+def test_crash_safety(run_python, make_sink, directory):
+    """Its examples one after the other: what the second leaves the command sends."""
+    page = ROOT / "docs/crash-safety.md"
+    enable, spool = blocks(page, "python")
+    [command] = blocks(page, "console")
+    places = {"/dev/log": str(directory / "log"), "/dev/shm/shop.spool": str(directory / "spool")}
+    for old, new in places.items():
+        spool, command = spool.replace(old, new), command.replace(old, new)
+    run_python("import logging, os\nlogging.raiseExceptions = False\n" + enable + spool
+               + 'handler.handle(logging.makeLogRecord({"msg": "x", "levelname": "INFO"}))\n'
+                 "os._exit(0)")
+    sink = make_sink()
+    program, *arguments = shlex.split(command)
+    assert program == "fastlog"
+    done = subprocess.run([sys.executable, "-m", program, *arguments], capture_output=True,
+                          text=True, check=True)
+    assert sink.take_one() == b"<14>x\0" and "1 records sent" in done.stdout
+
+
+def test_systemd_unit(directory):
+    """systemd knows each line, and the command of ExecStopPost is one of ours."""
+    [unit] = blocks(ROOT / "docs/crash-safety.md", "ini")
+    stop = re.search(r"ExecStopPost=\S+ (.*)", unit)[1].split()
+    assert stop[:3] == ["-m", "fastlog", "recover"]
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not installed; as root, `make setup` installs it")
+    (directory / "shop.service").write_text(unit)
+    done = subprocess.run([analyze, "verify", "--man=no", directory / "shop.service"],
+                          capture_output=True, text=True)
+    assert "Unknown" not in done.stderr and "shop.service:" not in done.stderr, done.stderr
