@@ -7,7 +7,7 @@ import pytest
 from fastlog.cli.rsyslogd import wait_until
 
 COUNT = 20_000
-BATCH = 64  # records that may come twice, where the process died while a batch was on its way
+BATCH = 16  # records that may come twice, where the process died while a batch was on its way
 
 PROGRAM = """
 import ctypes, logging, os, signal, sys, time
