@@ -362,7 +362,6 @@ cdef class Engine:
         if self.overflow == DROP_OLDEST:
             # Ends: each turn frees room, and other threads can take it only with new records.
             while writer_evict(self.writer, size, severity):
-                writer_begin_trouble(self.writer)
                 record = ring_try_reserve(&self.writer.ring, size, severity, used)
                 if record != NULL:
                     return record

@@ -237,7 +237,7 @@ cdef inline void writer_unlock_tail(Writer *writer, bint locked) noexcept nogil:
 cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity) noexcept nogil:
     """Discard the oldest records until there is room for one like this. Any thread, if `evicting`.
 
-    False: there is nothing to discard, because the oldest is still being written.
+    False: there is none, because the oldest record is still being written.
     """
     cdef Ring *ring = &writer.ring
     cdef uint64_t limit = ring_limit(ring, severity) - record_span(length)
@@ -245,6 +245,7 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
     cdef uint64_t position = tail
     cdef uint64_t word
+    cdef bint room
     while load_relaxed(&ring.at.head.value) - position > limit:
         word = ring_peek(ring, position)
         if word == 0:
@@ -257,11 +258,14 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
             count_owned(&writer.counters.sent.value, 1)
         elif not word & SKIPPED:
             count_loss(&writer.counters, EVICTED, word_severity(word))
+            writer_begin_trouble(writer)
         position += record_span(word & LENGTH_MASK)
     if position != tail:
         writer_release(writer, position)
+    # More than there was, or the writer was faster and has made some.
+    room = position != tail or load_relaxed(&ring.at.head.value) - position <= limit
     writer_unlock_tail(writer, locked)
-    return position != tail
+    return room
 
 
 # --- the thread --------------------------------------------------------------------------------
