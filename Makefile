@@ -85,8 +85,11 @@ libsystemd:
 	fi
 
 daemons:
-	@PATH="$$PATH:/usr/sbin:/lib/systemd:/usr/lib/systemd"; missing=; \
+	@PATH="$$PATH:/usr/sbin:/sbin:/lib/systemd:/usr/lib/systemd"; missing=; \
 	command -v rsyslogd > /dev/null || missing=rsyslog; \
+	ls /usr/lib*/rsyslog/omrelp.so /usr/lib/*/rsyslog/omrelp.so 2> /dev/null | grep -q . || \
+	    missing="$$missing rsyslog-relp"; \
+	command -v ip > /dev/null || missing="$$missing iproute2"; \
 	command -v systemd-journald > /dev/null || missing="$$missing systemd"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
