@@ -25,6 +25,8 @@ cdef Registry *live_writers() noexcept
 cdef class Engine:
     cdef Writer *writer
     cdef uint64_t generation          # the process that `writer` belongs to
+    cdef uint64_t renewing            # the generation of a process that is getting its own
+    cdef object renewing_thread       # by this thread
     cdef tuple paths
     cdef bytes host, service
     cdef int socktype
@@ -45,6 +47,7 @@ cdef class Engine:
 
     cdef Writer *new_writer(self) except NULL
     cdef int ensure_ours(self) except -1
+    cdef bint renew(self) except -1
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1

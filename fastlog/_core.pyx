@@ -9,6 +9,9 @@ from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
 from posix.unistd cimport getpid
 
+from threading import get_ident
+from time import sleep
+
 from fastlog._stats import Stats, named_losses
 
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
@@ -34,6 +37,8 @@ from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_t
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
+
+cdef double RENEWAL_CHECK = 0.001     # s
 
 cdef enum:
     # The longest a waiting thread takes to notice Ctrl-C.
@@ -176,17 +181,37 @@ cdef class Engine:
 
     cdef int ensure_ours(self) except -1:
         """After a fork: leave the parent's ring to the parent and start with an empty one."""
-        cdef Writer *writer
-        if self.generation == generation_now():
-            return 0
-        with cython.critical_section(self):
-            if self.generation != generation_now():
-                writer = self.new_writer()
-                registry_remove(&registry, self.writer)
-                writer_leave(self.writer)
-                self.writer = writer
-                self.generation = generation_now()
+        if self.generation != generation_now():
+            while not self.renew():
+                sleep(RENEWAL_CHECK)
         return 0
+
+    cdef bint renew(self) except -1:
+        """ensure_ours(), by the one thread that is first; False in the others until it is done.
+
+        Python's code runs in here, a spool's, so the GIL does not keep the others out. A lock
+        could be held by a thread of the parent; a generation's number is of this process.
+        """
+        cdef Writer *writer
+        cdef uint64_t now = generation_now()
+        with cython.critical_section(self):
+            if self.generation == now:
+                return True
+            if self.renewing == now:
+                if self.renewing_thread == get_ident():
+                    raise RuntimeError("a logging call while this process gets its own ring")
+                return False
+            self.renewing_thread = get_ident()
+            self.renewing = now
+        try:
+            writer = self.new_writer()
+            registry_remove(&registry, self.writer)
+            writer_leave(self.writer)
+            self.writer = writer
+            self.generation = now
+        finally:
+            self.renewing = 0
+        return True
 
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1:
         """Wait, without the GIL, until the ring's tail is at `wanted`; at most `timeout` ns.

@@ -1,0 +1,36 @@
+"""What the chaos run found (tests/chaos), each as a test of its own."""
+
+
+def test_first_records_of_a_forked_child_from_two_threads(run_python, directory, make_sink):
+    """While one makes the child's spool, the other waits for it, and makes none of its own."""
+    sink = make_sink()
+    run_python("""
+import logging, os, sys, threading, time, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+if os.fork() == 0:
+    allocate = os.posix_fallocate
+    both = threading.Barrier(2)
+
+    def slow(*args):
+        time.sleep(0.2)      # the other thread comes meanwhile
+        allocate(*args)
+
+    def record(number):
+        both.wait()
+        log.info("%d", number)
+
+    os.posix_fallocate = slow
+    threads = [threading.Thread(target=record, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(os.listdir(os.path.dirname(sys.argv[2]))) == [
+        "log", "spool", f"spool.{os.getpid()}"]
+    handler.close()
+    os._exit(handler.stats().sent != 2)
+assert os.wait()[1] == 0
+""", sink.path, directory / "spool")
+    assert sorted(sink.take(2)) == [b"<14>0\0", b"<14>1\0"] and sink.is_empty()
