@@ -382,6 +382,8 @@ cdef class Engine:
                            uint64_t *used) except? NULL:
         """The ring is full: do what the policy says. NULL: the record is lost, and counted."""
         cdef Record *record
+        if load_seq_cst(&self.writer.state.value) == STOPPED:
+            writer_start(self.writer)     # close() left a full ring, which nobody else would send
         if self.overflow == BLOCK:
             return self.await_room(size, severity, used)
         if self.overflow == DROP_OLDEST:

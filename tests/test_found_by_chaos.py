@@ -1,4 +1,22 @@
 """What the chaos run found (tests/chaos), each as a test of its own."""
+import mmap
+
+import pytest
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_new", "drop_oldest"])
+def test_a_full_ring_is_sent_after_close(make_handler, directory, make_sink, logger_for, overflow):
+    """close() gives up on a full ring: the next record, though dropped, has it sent."""
+    path = directory / "log"
+    handler = make_handler(path, capacity=mmap.PAGESIZE, overflow=overflow, block_timeout=0.01)
+    log = logger_for(handler)
+    while handler.stats().dropped + handler.stats().discarded == 0:
+        log.info("x" * 100)
+    handler.close(0.0)
+    sink = make_sink(path)
+    log.info("x" * 100)
+    sink.take(handler.stats().pending)
+    assert handler.flush()
 
 
 def test_first_records_of_a_forked_child_from_two_threads(run_python, directory, make_sink):
