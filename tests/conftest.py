@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -225,8 +226,36 @@ def repository():
     return Path(__file__).parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gcc():
     program = shutil.which("gcc")
     assert program, "gcc is needed to build the package and these tests"
     return program
+
+
+@pytest.fixture(scope="session")
+def build_native(repository):
+    """Builds tests/native/NAME.pyx in a directory, from a copy of the package's native sources."""
+
+    def build(directory, name, gcc, flags=(), edit=None):
+        """Returns the module's path. `edit` is (file, old, new), one place exactly."""
+        package = directory / "fastlog"
+        package.mkdir()
+        for pattern in ("*.pxd", "*.h", "__init__.py"):
+            for source in (repository / "fastlog").glob(pattern):
+                shutil.copy(source, package)
+        if edit:
+            file, old, new = edit
+            text = (package / file).read_text()
+            assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {file}"
+            (package / file).write_text(text.replace(old, new))
+        shutil.copy(repository / "tests" / "native" / f"{name}.pyx", directory)
+        for command in (
+                [sys.executable, "-m", "cython", "-3", f"{name}.pyx"],
+                [gcc, *flags, "-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-pthread",
+                 "-Ifastlog", "-I" + sysconfig.get_path("include"), f"{name}.c",
+                 "-o", f"{name}.so"]):
+            subprocess.run(command, cwd=directory, check=True)
+        return directory / f"{name}.so"
+
+    return build

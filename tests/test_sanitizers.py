@@ -4,10 +4,8 @@ tests/native/stress.pyx is built from a copy of the package's native sources,
 with a sanitizer, and run in an interpreter of its own. So that a clean run
 means something, each memory order is then weakened in turn: that must be seen.
 """
-import shutil
 import subprocess
 import sys
-import sysconfig
 
 import pytest
 
@@ -29,25 +27,10 @@ stress.run_writer(b"d", 3, 2000, 4096, 50_000, disturbed=True)
 """
 
 
-def build(directory, repository, gcc, check, edit=None):
-    """Build the stress module in `directory`; `edit` is (file, old, new), one place exactly."""
-    package = directory / "fastlog"
-    package.mkdir()
-    for pattern in ("*.pxd", "*.h", "__init__.py"):
-        for source in (repository / "fastlog").glob(pattern):
-            shutil.copy(source, package)
-    if edit:
-        file, old, new = edit
-        text = (package / file).read_text()
-        assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {file}"
-        (package / file).write_text(text.replace(old, new))
-    shutil.copy(repository / "tests" / "native" / "stress.pyx", directory)
+def build(build_native, directory, gcc, check, edit=None):
+    """Build the stress module; returns the command that runs code with it, and where."""
     flags, library, environment = CHECKS[check]
-    for command in (
-            [sys.executable, "-m", "cython", "-3", "stress.pyx"],
-            [gcc, *flags, "-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-pthread", "-Ifastlog",
-             "-I" + sysconfig.get_path("include"), "stress.c", "-o", "stress.so"]):
-        subprocess.run(command, cwd=directory, check=True)
+    build_native(directory, "stress", gcc, flags, edit)
     path = subprocess.run([gcc, "-print-file-name=" + library], capture_output=True, text=True,
                           check=True).stdout.strip()
     # Without address randomization: ThreadSanitizer's memory layout has no room for much of it.
@@ -65,9 +48,8 @@ def run(built, code):
 
 
 @pytest.fixture(scope="module", params=list(CHECKS))
-def sanitized(request, tmp_path_factory, repository):
-    gcc = shutil.which("gcc")
-    return build(tmp_path_factory.mktemp("s"), repository, gcc, request.param)
+def sanitized(request, tmp_path_factory, build_native, gcc):
+    return build(build_native, tmp_path_factory.mktemp("s"), gcc, request.param)
 
 
 @pytest.mark.parametrize("code", [RING, WRITER], ids=["ring", "writer"])
@@ -87,9 +69,9 @@ def test_clean(sanitized, code):
     ("A1", "_ring.pxd", "head + span - load_acquire(&ring.at.tail.value)",
      "head + span - load_relaxed(&ring.at.tail.value)"),
 ])
-def test_weakened_order_is_reported(tmp_path, repository, gcc, label, file, old, new):
+def test_weakened_order_is_reported(tmp_path, build_native, gcc, label, file, old, new):
     """With one acquire or release made relaxed, ThreadSanitizer reports a data race."""
-    mutant = build(tmp_path, repository, gcc, "thread", (file, old, new))
+    mutant = build(build_native, tmp_path, gcc, "thread", (file, old, new))
     done = run(mutant, RING)
     assert "WARNING: ThreadSanitizer: data race" in done.stderr, label
     assert done.returncode == 66

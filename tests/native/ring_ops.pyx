@@ -1,0 +1,100 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The operations of a ring, for Python: test_ring_model.py compares them with a deque.
+
+The GIL is given up where a damaged ring could make a loop endless, so that a test's time limit
+can still end it.
+"""
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+
+from fastlog._atomics cimport load_relaxed, store_relaxed
+from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
+                            record_span, ring_at, ring_commit, ring_create, ring_destroy,
+                            ring_mend, ring_peek, ring_release, ring_shorten, ring_try_reserve,
+                            ring_used, ring_zero)
+
+
+cdef class PyRing:
+    """A ring with one thread, which is producer and writer. Records are known by their position."""
+
+    cdef Ring ring
+
+    def __cinit__(self, uint64_t capacity):
+        if ring_create(&self.ring, capacity) != 0:
+            raise OSError("ring_create failed")
+
+    def __dealloc__(self):
+        ring_destroy(&self.ring)
+
+    @property
+    def head(self):
+        return load_relaxed(&self.ring.at.head.value)
+
+    @property
+    def tail(self):
+        return load_relaxed(&self.ring.at.tail.value)
+
+    @property
+    def used(self):
+        return ring_used(&self.ring)
+
+    @property
+    def max_length(self):
+        return self.ring.max_length
+
+    def reserve(self, bytes data, uint64_t severity):
+        """Claim room for `data` and fill it. Returns the record's position, None if it is full."""
+        cdef uint64_t used = 0
+        cdef Record *record = ring_try_reserve(&self.ring, len(data), severity, &used)
+        if record == NULL:
+            return None
+        memcpy(record_bytes(record), <char *>data, len(data))
+        return self.head - record_span(len(data))
+
+    def commit(self, uint64_t position):
+        ring_commit(ring_at(&self.ring, position), 0)
+
+    def peek(self, uint64_t position):
+        """(bytes or None if it is to be skipped, next position, shortened?); None: no record."""
+        cdef uint64_t word = ring_peek(&self.ring, position)
+        if word == 0:
+            return None
+        cdef uint64_t length = word & LENGTH_MASK
+        data = None if word & SKIPPED else record_bytes(ring_at(&self.ring, position))[:length]
+        return data, position + record_span(length), bool(word & SHORTENED)
+
+    def release(self, uint64_t position):
+        ring_release(&self.ring, position)
+
+    def release_half(self, uint64_t position, uint64_t zeroed):
+        """What is left of a release that ends when it has zeroed up to `zeroed`."""
+        store_relaxed(&self.ring.at.done.value, position)
+        ring_zero(&self.ring, self.tail, zeroed)
+
+    def shorten(self, uint64_t position, uint64_t length):
+        ring_shorten(&self.ring, position, length)
+
+    def damage(self, uint64_t position, uint64_t word):
+        """Overwrite the 8 bytes at a multiple of 8."""
+        (<uint64_t *>ring_at(&self.ring, position))[0] = word
+
+    def damage_positions(self, uint64_t head, uint64_t tail, uint64_t done):
+        store_relaxed(&self.ring.at.head.value, head)
+        store_relaxed(&self.ring.at.tail.value, tail)
+        store_relaxed(&self.ring.at.done.value, done)
+
+    def mend(self):
+        """(committed, unfinished, damaged bytes), or None if the positions make no sense."""
+        cdef Mended found
+        cdef bint done
+        with nogil:
+            done = ring_mend(&self.ring, &found)
+        return (found.records, found.unfinished, found.damaged) if done else None
+
+    def is_zero(self, uint64_t begin, uint64_t end):
+        """Whether these positions' memory is zeros."""
+        cdef uint64_t i
+        for i in range(begin, end):
+            if self.ring.memory[i & self.ring.mask] != 0:
+                return False
+        return True
