@@ -62,8 +62,7 @@ def _register_finalizer(_: Any) -> None:
 
 def _flush_all() -> None:
     for handler in list(_handlers):
-        handler.flush()
-        handler._leave_spool()
+        handler._end_child()
 
 
 def enable_crash_drain(timeout: float = 2.0) -> None:

@@ -188,8 +188,11 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         self._leftovers = _spool.Leftovers(
             spool.base, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
 
-    def _leave_spool(self) -> None:
-        """At the end of a child that runs no exit functions: what is empty is removed."""
+    def _end_child(self) -> None:
+        """At the end of a child that runs no exit functions: deliver; an empty spool is removed."""
+        self.flush()
+        if self._note_losses(during_trouble=True):
+            self.flush()
         if self._spool_path:
             self._engine.close(0.0)
 
@@ -327,11 +330,11 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         else:
             self._tell(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
 
-    def _note_losses(self, during_trouble: bool = False) -> None:
-        """Say in the stream what was lost since this was last said, if anything was."""
+    def _note_losses(self, during_trouble: bool = False) -> bool:
+        """Say in the stream what was lost since this was last said; returns whether anything was."""
         losses = self._engine.take_losses(during_trouble)
         if losses is None:
-            return
+            return False
         counts, first, last = losses
         count = sum(sum(each.values()) for each in counts.values())
         why = "; ".join(f"{reason}: " + ", ".join(f"{n} {severity}" for severity, n in each.items())
@@ -341,6 +344,7 @@ class SysLogHandler(logging.handlers.SysLogHandler):
             "fastlog: %d messages lost (%s), from %s to %s",
             (count, why, _local_time(first), _local_time(last)), None, "_note_losses")
         _emit.emit(self, record)
+        return True
 
     def _tell(self, text: str) -> None:
         """A line on stderr, unless logging.raiseExceptions says that nobody wants to know."""
