@@ -66,12 +66,15 @@ def child():
     log.addHandler(handler)
     while handler.stats().dropped < 5:
         log.info("x" * 100)
+    full.set()
 
+full = multiprocessing.get_context("fork").Event()
 process = multiprocessing.get_context("fork").Process(target=child)
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
     sink.bind(sys.argv[1])
     sink.settimeout(10)
     process.start()
+    assert full.wait(10)
     while b"fastlog: 5 messages lost (full: 5 info)" not in sink.recv(500):
         pass
 process.join()
