@@ -1,6 +1,7 @@
 """A handler's snapshot as other extension modules see it; _emit.pyx explains."""
 from fastlog._core cimport Engine
 from fastlog._format cimport Format
+from fastlog._header cimport Header
 from fastlog._record cimport Call
 from fastlog._watch cimport Watch
 
@@ -18,6 +19,7 @@ cdef class Snapshot:
     cdef object last_levelname        # and what was found there for it
     cdef unsigned int last_priority
     cdef object ident, append_nul, urgent_level
+    cdef Header header                # in the place of ident, or None
     cdef object formatter             # None: logging's default
     cdef list filters
     cdef Format format                # `formatter`, if that is a plain one, compiled

@@ -18,10 +18,11 @@ from libc.stdint cimport uint64_t
 
 from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._format cimport Format, compile_format
+from fastlog._header cimport Header
 from fastlog._message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
-from fastlog._record cimport (LEVELNAME, LEVELNO, Call, Facts, class_is_stock, facts_read,
-                              facts_release, make_record)
+from fastlog._record cimport (CREATED, LEVELNAME, LEVELNO, Call, Facts, class_is_stock, created_of,
+                              facts_read, facts_release, make_record)
 from fastlog._watch cimport PyTypeObject, Watch, class_tag, watch_holds
 
 cdef extern from "Python.h":
@@ -85,6 +86,7 @@ cdef Snapshot take_snapshot(object self, dict own):
         now.priority_map = self.priority_map
         now.priority_names = self.priority_names
         now.ident = self.ident
+        now.header = self._header
         now.append_nul = self.append_nul
         now.urgent_level = self.urgent_level
         now.formatter = self.formatter or None
@@ -228,7 +230,8 @@ cdef int put_overridden(object self, object record) except -1:
     priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
     message_begin(&message)
     try:
-        message_add(&message, self.ident or "")
+        message_add(&message, self.ident or "" if self._header is None else
+                    self._header(getattr(record, "created", None), record))
         message_add(&message, text)
         return engine.put(priority, &message, self.append_nul,
                           is_urgent(record.levelno, self.urgent_level))
@@ -279,10 +282,14 @@ cdef int put_stock(Snapshot now, object self, object record) except -1:
     cdef dict attributes
     cdef Facts facts
     cdef Format format
+    cdef int reads
     format = format_of(now)
     if format is not None and type(record) is LogRecord and class_is_stock():
         attributes = PyObject_GenericGetDict(record, NULL)
-        if format.steps is not None and facts_read(&facts, attributes, format.reads):
+        reads = format.reads
+        if now.header is not None and reads <= CREATED:
+            reads = CREATED + 1
+        if format.steps is not None and facts_read(&facts, attributes, reads):
             try:
                 return put_plain(now, self, format, &facts, attributes, record)
             finally:
@@ -301,7 +308,9 @@ cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict 
         if not format.format_record(facts, attributes, &message):
             return put_text(now, self, record)
         return put_message(now, self, &message, ident, <object>facts.values[<int>LEVELNAME],
-                           is_urgent(<object>facts.values[<int>LEVELNO], now.urgent_level))
+                           is_urgent(<object>facts.values[<int>LEVELNO], now.urgent_level),
+                           None if now.header is None else <object>facts.values[<int>CREATED],
+                           record)
     finally:
         message_end(&message)
 
@@ -317,20 +326,25 @@ cdef int put_text(Snapshot now, object self, object record) except -1:
         message_add(&message, formatter.format(record) if type(formatter) is Formatter else
                     format_locked(self, record))
         return put_message(now, self, &message, ident, record.levelname,
-                           is_urgent(record.levelno, now.urgent_level))
+                           is_urgent(record.levelno, now.urgent_level),
+                           None if now.header is None else getattr(record, "created", None),
+                           record)
     finally:
         message_end(&message)
 
 
 cdef inline int put_message(Snapshot now, object self, Message *message, int ident,
-                            object levelname, bint urgent) except -1:
+                            object levelname, bint urgent, object created,
+                            object record) except -1:
     """What comes after the formatting, in which code of the program may have run."""
     cdef Snapshot then = now
     if not now.current:
         then = snapshot_of(self)
         if not then.stock:
             then = now
-    if then.ident:
+    if then.header is not None:
+        message_fill(message, ident, then.header.make(created, record))
+    elif then.ident:
         message_fill(message, ident, then.ident)
     return then.engine.put(priority_of(then, levelname), message, then.append_nul, urgent)
 
@@ -384,6 +398,7 @@ cdef int put_call(Snapshot now, object self, Call *call) except -1:
         ident = message_leave_room(&message)
         format.format_call(call, &message)
         return put_message(now, self, &message, ident, <object>call.levelname,
-                           call.number >= now.urgent_number)
+                           call.number >= now.urgent_number,
+                           None if now.header is None else created_of(call.time), None)
     finally:
         message_end(&message)

@@ -4,8 +4,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
+import sys
 from collections.abc import Mapping
+
+TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
+if TYPE_CHECKING:
+    from fastlog._header import Header
 
 #: Where syslog listens on Linux: the traditional path, then journald's own.
 DEFAULT_PATHS = ("/dev/log", "/run/systemd/journal/dev-log")
@@ -16,6 +22,13 @@ FRAMINGS = ("octet-counting", "newline")
 #: What a record that finds the ring full meets, numbered as the engine does.
 OVERFLOWS = ("block", "drop_new", "drop_oldest")
 
+PROTOCOLS = ("stdlib", "rfc3164", "rfc5424")
+
+#: The most characters of each: RFC 5424 section 6, and section 4.1.3 of RFC 3164, whose 32 are for
+#: the tag; its other fields have no limit there.
+_FIELDS = {"rfc3164": {"hostname": 255, "app_name": 32, "procid": 128, "msgid": 32},
+           "rfc5424": {"hostname": 255, "app_name": 48, "procid": 128, "msgid": 32}}
+
 #: What becomes of a record longer than max_size.
 OVERSIZES = ("shorten", "split")
 
@@ -23,6 +36,8 @@ OVERSIZES = ("shorten", "split")
 #: least that every receiver has to take (RFC 5424 section 6.1).
 SPLIT_SIZE = 8192
 _SIZE_MIN = 480
+
+_SD_NAME = re.compile(r"[!#-<>-\\^-~]{1,32}")
 
 _HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
@@ -66,6 +81,62 @@ def max_size(value: object, split: bool) -> int:
     if not _SIZE_MIN <= value <= _CAPACITY_MAX:
         raise ValueError(f"max_size must be from {_SIZE_MIN} to {_CAPACITY_MAX} bytes, "
                          f"not {value!r}")
+    return value
+
+
+def header(protocol: str, **given: object) -> Header | None:
+    """What makes the headers of a protocol; None for the standard library's, which has none."""
+    if protocol == "stdlib":
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name} is for protocol=\"rfc3164\" and \"rfc5424\"")
+        return None
+    if protocol == "rfc3164":
+        for name in "msgid", "structured_data":
+            if given[name] is not None:
+                raise ValueError(f"{name} is for protocol=\"rfc5424\"")
+    from fastlog._header import Header, make_valid, structured_data as written
+
+    defaults = {"hostname": socket.gethostname, "app_name": program_name, "msgid": lambda: "-"}
+    fields: dict[str, str] = {}
+    for name, default in defaults.items():
+        longest = _FIELDS[protocol][name]
+        fields[name] = (make_valid(default(), longest) if given[name] is None
+                        else header_field(name, given[name], longest))
+    procid = given["procid"]
+    if procid is not None:
+        procid = header_field("procid", procid, _FIELDS[protocol]["procid"])
+    data = given["structured_data"]
+    return Header(protocol, fields["hostname"], fields["app_name"], procid, fields["msgid"],
+                  "-" if data is None else written(structured_data(data)))
+
+
+def program_name() -> str:
+    return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+
+
+def header_field(name: str, value: object, longest: int) -> str:
+    """A field of RFC 3164's or RFC 5424's header: printable ASCII without spaces."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str or None, not {type(value).__name__}")
+    if not 0 < len(value) <= longest or any(not "!" <= each <= "~" for each in value):
+        raise ValueError(f"{name} must be 1 to {longest} printable ASCII characters without "
+                         f"spaces, not {value!r}")
+    return value
+
+
+def structured_data(value: object) -> Mapping[str, Mapping[str, object]]:
+    """{id: {name: value}}, with ids and names that RFC 5424 section 6.3 allows."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"structured_data must be a mapping or None, not {type(value).__name__}")
+    for element, parameters in value.items():
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"structured_data[{element!r}] must be a mapping, not "
+                            f"{type(parameters).__name__}")
+        for name in element, *parameters:
+            if not isinstance(name, str) or not _SD_NAME.fullmatch(name):
+                raise ValueError("structured_data must have names of 1 to 32 printable ASCII "
+                                 f"characters without space, =, ] and \", not {name!r}")
     return value
 
 

@@ -16,7 +16,7 @@ from fastlog._core import Engine
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
     from fastlog._spool import Leftovers
@@ -43,12 +43,25 @@ class SysLogHandler(logging.handlers.SysLogHandler):
     timeout: seconds that the writer gives a TCP connect; None: what the kernel
         allows. No call waits for it.
     protocol: "stdlib": `<PRI>` + ident + message, + NUL if append_nul.
-    framing: of records on a stream. None: the standard library's, which is none.
-        "octet-counting" or "newline": as in RFC 6587; append_nul is then False
-        by default, and with "newline" a line feed in a message becomes #012.
+        "rfc3164" and "rfc5424": with that header in the place of ident, and
+        the time at which the record was made.
+    framing: of records on a stream. None: the standard library's, which is none
+        (with the other protocols octet counting). "octet-counting" or
+        "newline": as in RFC 6587; append_nul is then False by default, and with
+        "newline" a line feed in a message becomes #012.
     ident: put before each message, "" by default. An attribute, read at each
-        record, like append_nul.
-    append_nul: end each message with a NUL byte, True by default.
+        record, like append_nul. With the other protocols it is app_name that
+        names the program.
+    append_nul: end each message with a NUL byte. True by default, for the other
+        protocols on unix sockets only.
+    hostname, app_name, procid, msgid: fields of the header, for the protocols
+        that have them: printable ASCII without spaces. By default the name of
+        this machine; of the program; the id of the process that logs, also after
+        a fork; "-". Where a default has other characters, "_" stands for them.
+        A record has a msgid of its own by `extra={"msgid": ...}`.
+    structured_data: RFC 5424's, {id: {name: value}}, for each record that brings
+        none by `extra={"structured_data": ...}`, in which "_" stands for what a
+        name may not have.
     capacity: bytes of the ring, a power of two; default 4 MiB. Records below
         WARNING may fill seven eighths of it.
     overflow: what a record meets that finds the ring full. "block": it waits
@@ -90,10 +103,15 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         socktype: int | None = None,
         timeout: float | None = None,
         *,
-        protocol: Literal["stdlib"] = "stdlib",
+        protocol: Literal["stdlib", "rfc3164", "rfc5424"] = "stdlib",
         framing: Literal["octet-counting", "newline"] | None = None,
         ident: str | None = None,
         append_nul: bool | None = None,
+        hostname: str | None = None,
+        app_name: str | None = None,
+        procid: str | None = None,
+        msgid: str | None = None,
+        structured_data: Mapping[str, Mapping[str, object]] | None = None,
         capacity: int = 4 * 1024 * 1024,
         overflow: Literal["block", "drop_new", "drop_oldest"] = "block",
         block_timeout: float = 0.2,
@@ -121,9 +139,16 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         if host and socktype is None:
             self.socktype = socket.SOCK_DGRAM
         self.timeout = None if timeout is None else _options.seconds("timeout", timeout)
-        self.protocol = _options.choice("protocol", protocol, ("stdlib",))
+        self.protocol = _options.choice("protocol", protocol, _options.PROTOCOLS)
+        self._header = _options.header(self.protocol, hostname=hostname, app_name=app_name,
+                                       procid=procid, msgid=msgid,
+                                       structured_data=structured_data)
+        if self._header is not None and self.socktype == socket.SOCK_STREAM and framing is None:
+            framing = "octet-counting"
         self.framing = framing
         _options.optional("ident", ident, str)
+        if ident is not None and self._header is not None:
+            raise ValueError(f"ident is for protocol=\"stdlib\"; {protocol} has app_name")
         _options.optional("append_nul", append_nul, bool)
         self.urgent_level = _options.level("urgent_level", urgent_level)
         self.close_timeout = _options.seconds("close_timeout", close_timeout)
@@ -160,7 +185,7 @@ class SysLogHandler(logging.handlers.SysLogHandler):
             self.ident = ident
         if append_nul is not None:
             self.append_nul = append_nul
-        elif framing is not None:
+        elif framing is not None or (self._header is not None and not paths):
             self.append_nul = False
         if self._makes_sockets():
             self.createSocket()

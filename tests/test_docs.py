@@ -27,7 +27,7 @@ def test_every_block_is_run():
     kinds = {page.name: re.findall(r"^```(\w+)$", page.read_text(), re.MULTILINE)
              for page in PAGES[1:]}
     assert kinds == {"crash-safety.md": ["python", "python", "console", "ini", "yaml"],
-                     "differences.md": []}
+                     "differences.md": [], "formats.md": ["python"] * 4}
 
 
 def test_crash_safety(run_python, make_sink, directory):
@@ -61,3 +61,32 @@ def test_systemd_unit(directory):
     done = subprocess.run([analyze, "verify", "--man=no", directory / "shop.service"],
                           capture_output=True, text=True)
     assert "Unknown" not in done.stderr and "shop.service:" not in done.stderr, done.stderr
+
+
+def test_formats(run_python, make_sink):
+    """Each example sends what the page says."""
+    rfc5424, cee, structured, loguru = blocks(ROOT / "docs/formats.md", "python")
+    expected = [
+        (rfc5424, rb"<156>1 \S+ \S+ shop \d+ PAY \[order@32473 number=\"4711\"\] paid by ann\0"),
+        (cee, rb'<12>shop: @cee: \{.*"message": "paid".*"order": 4711.*\}\0'),
+        (structured, rb'<14>shop: \{"order": 4711, "event": "paid"\}\0'),
+        (loguru, rb"<14>shop: paid 4711\0")]
+    sink = make_sink()
+    for example, wire in expected:
+        run_python(example.replace("/dev/log", sink.path))
+        assert re.fullmatch(wire, sink.take_one()), wire
+
+
+def test_rsyslog_reads_the_cookie(run_python, start_rsyslogd):
+    """mmjsonparse finds the fields of the example."""
+    daemon = start_rsyslogd(configuration="""
+module(load="imuxsock" SysSock.Use="off")
+module(load="mmjsonparse")
+input(type="imuxsock" Socket="{socket}")
+template(name="parsed" type="string" string="%$!order% %$!message%\\n")
+action(type="mmjsonparse")
+action(type="omfile" file="{server_log}" template="parsed")
+""")
+    run_python(blocks(ROOT / "docs/formats.md", "python")[1].replace("/dev/log", daemon.socket))
+    daemon.wait_for_lines(1)
+    assert daemon.server_lines() == ["4711 paid"]

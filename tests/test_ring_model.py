@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 from hypothesis import HealthCheck, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 # Its method ends even a loop in native code.
 pytestmark = pytest.mark.timeout(120, method="thread")

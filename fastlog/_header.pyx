@@ -1,0 +1,114 @@
+# cython: language_level=3, binding=True
+"""What stands between <PRI> and the message: RFC 3164 section 4.1, RFC 5424 section 6.2 and 6.3.
+
+A Header keeps what is the same for all records of a handler and the text of the second, and
+takes the rest from the record: its time, and in RFC 5424 the attributes `msgid` and
+`structured_data`, which a program gives by `extra`.
+"""
+import re
+import time
+from collections.abc import Mapping
+
+from libc.stdint cimport int64_t
+from posix.unistd cimport getpid
+
+cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+cdef str NIL = "-"                    # RFC 5424 section 6: NILVALUE
+cdef object NOT_PRINTABLE = re.compile("[^!-~]")          # PRINTUSASCII
+cdef object NOT_NAME = re.compile('[^!#-<>-\\\\^-~]')     # nor = ] ": SD-NAME
+cdef object ESCAPED = re.compile(r'(["\\\]])')            # in a PARAM-VALUE: section 6.3.3
+
+cdef enum:
+    NAME_MAX = 32                     # SD-NAME
+    MSGID_MAX = 32
+
+
+def make_valid(text, int longest):
+    """`text` as a header's field: "_" for what is not printable ASCII, cut, "-" for nothing."""
+    return NOT_PRINTABLE.sub("_", str(text))[:longest] or NIL
+
+
+cdef str valid_name(object name):
+    return NOT_NAME.sub("_", str(name))[:NAME_MAX] or "_"
+
+
+def structured_data(elements):
+    """{id: {name: value}} as RFC 5424 writes it; "-" if it is empty.
+
+    In ids and names "_" stands for what may not be there, and they are cut at 32
+    characters. Values can be anything that has a str(). What is no mapping is left out.
+    """
+    cdef list parts = []
+    for element, parameters in elements.items() if isinstance(elements, Mapping) else ():
+        parts.append("[" + valid_name(element))
+        for name, value in parameters.items() if isinstance(parameters, Mapping) else ():
+            text = ESCAPED.sub(r"\\\1", str(value))
+            parts.append(f' {valid_name(name)}="{text}"')
+        parts.append("]")
+    return "".join(parts) or NIL
+
+
+cdef class Header:
+    """The header of one handler's records.
+
+    protocol: "rfc3164" or "rfc5424". hostname, app_name, msgid: valid already.
+    procid: str, None for the id of the process that logs. data: structured data for records
+    that bring none, as structured_data() makes it.
+    """
+
+    def __init__(self, str protocol, str hostname, str app_name, procid, str msgid, str data):
+        self.is_5424 = protocol == "rfc5424"
+        self.constant = f" {hostname} {app_name}"
+        self.procid = procid
+        self.msgid = msgid
+        self.data = data
+        self.second = -1
+
+    def __call__(self, created, record=None):
+        return self.make(created, record)
+
+    cdef str make(self, object created, object record):
+        """The text for a record of this time (seconds since 1970), with a space at its end."""
+        cdef double when = created if isinstance(created, (float, int)) else time.time()
+        cdef int64_t second = <int64_t>when
+        cdef int64_t micro = <int64_t>((when - <double>second) * 1e6 + 0.5)
+        cdef str process = self.procid
+        if micro >= 1_000_000:
+            second += 1
+            micro = 0
+        if second != self.second:
+            self.set_second(second)
+        if process is None:
+            if self.process != getpid():
+                self.process = getpid()
+                self.process_text = str(self.process)
+            process = self.process_text
+        if not self.is_5424:
+            return f"{self.second_text}{self.constant}[{process}]: "
+        msgid, data = self.msgid, self.data
+        if record is not None:
+            own = record.__dict__
+            if "msgid" in own:
+                msgid = make_valid(own["msgid"], MSGID_MAX)
+            if "structured_data" in own:
+                data = structured_data(own["structured_data"])
+        return (f"1 {self.second_text}.{micro:06d}{self.zone}{self.constant} {process} {msgid} "
+                f"{data} ")
+
+    cdef int set_second(self, int64_t second) except -1:
+        """The local time of the process, with its offset in RFC 5424."""
+        now = time.localtime(second)
+        if self.is_5424:
+            offset = now.tm_gmtoff // 60
+            sign = "-" if offset < 0 else "+"
+            self.zone = f"{sign}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
+            self.second_text = (f"{now.tm_year:04d}-{now.tm_mon:02d}-{now.tm_mday:02d}"
+                                f"T{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
+        else:
+            # Not strftime: the month is in English whatever the locale.
+            self.second_text = (f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
+                                f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
+        self.second = second
+        return 0

@@ -1,0 +1,216 @@
+"""RFC 3164 and RFC 5424: what a real rsyslogd finds in the records, and what is refused."""
+import datetime
+import json
+import logging
+import os
+import re
+import socket
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import fastlog
+
+# rsyslogd writes what it has parsed. The configuration is the documented one: docs/formats.md.
+PARSED = """\
+global(workDirectory="{directory}" maxMessageSize="{max_message_size}")
+module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="{socket}" UseSpecialParser="off" ParseHostname="on"
+      IgnoreTimestamp="off")
+template(name="parsed" type="list" option.jsonf="on") {{
+    property(outname="facility" name="syslogfacility-text" format="jsonf")
+    property(outname="severity" name="syslogseverity-text" format="jsonf")
+    property(outname="version" name="protocol-version" format="jsonf")
+    property(outname="time" name="timereported" dateFormat="rfc3339" format="jsonf")
+    property(outname="hostname" name="hostname" format="jsonf")
+    property(outname="app_name" name="app-name" format="jsonf")
+    property(outname="tag" name="syslogtag" format="jsonf")
+    property(outname="procid" name="procid" format="jsonf")
+    property(outname="msgid" name="msgid" format="jsonf")
+    property(outname="data" name="structured-data" format="jsonf")
+    property(outname="message" name="msg" format="jsonf")
+}}
+action(type="omfile" file="{server_log}" template="parsed")
+"""
+
+
+@pytest.fixture
+def parsing(start_rsyslogd):
+    return start_rsyslogd(configuration=PARSED)
+
+
+def parsed(daemon, count):
+    daemon.wait_for_lines(count)
+    return [json.loads(line) for line in daemon.server_lines()]
+
+
+def record(message, created, **extra):
+    made = logging.makeLogRecord({"msg": message, "levelname": "WARNING", "levelno": 30, **extra})
+    made.created = created
+    return made
+
+
+LOGGERS = pytest.mark.parametrize("cls", [logging.Logger, fastlog.Logger])
+
+
+def test_rfc5424(make_handler, parsing):
+    """Every part of the header as it was given, the time to the microsecond."""
+    handler = make_handler(
+        parsing.socket, "local3", protocol="rfc5424", hostname="web-1.example.org",
+        app_name="shop", procid="worker-7", msgid="ORDER",
+        structured_data={"origin": {"software": "shop", "swVersion": "1.2"}})
+    created = 1_700_000_000.123456
+    handler.handle(record("paid by \u00e4nn", created))
+    handler.handle(record("own", created + 1, msgid="PAY", structured_data={
+        "order@32473": {"number": 4711, "by": 'a "b" ] \\ c'}, "empty@32473": {}}))
+    first, second = parsed(parsing, 2)
+    assert datetime.datetime.fromisoformat(first.pop("time")).timestamp() == created
+    assert first == {
+        "facility": "local3", "severity": "warning", "version": "1",
+        "hostname": "web-1.example.org", "app_name": "shop", "tag": "shop[worker-7]",
+        "procid": "worker-7", "msgid": "ORDER",
+        "data": '[origin software="shop" swVersion="1.2"]', "message": "paid by \u00e4nn"}
+    assert second["msgid"] == "PAY" and second["message"] == "own"
+    assert second["data"] == (r'[order@32473 number="4711" by="a \"b\" \] \\ c"]'
+                              r"[empty@32473]")
+
+
+@LOGGERS
+def test_rfc5424_defaults(make_handler, parsing, cls):
+    """The names of this machine and program, the process, the time of the call."""
+    handler = make_handler(parsing.socket, protocol="rfc5424")
+    log = cls("x")
+    log.addHandler(handler)
+    before = time.time()
+    log.info("%s", "a")
+    after = time.time()
+    [found] = parsed(parsing, 1)
+    when = datetime.datetime.fromisoformat(found["time"]).timestamp()
+    assert before - 1e-6 <= when <= after + 1e-6
+    assert found["hostname"] == socket.gethostname()
+    assert found["procid"] == str(os.getpid())
+    assert (found["msgid"], found["data"], found["message"]) == ("-", "-", "a")
+    assert found["facility"] == "user" and found["severity"] == "info"
+
+
+@LOGGERS
+def test_rfc3164(make_handler, parsing, cls):
+    handler = make_handler(parsing.socket, "local3", protocol="rfc3164", hostname="web-1",
+                           app_name="shop", procid="7")
+    log = cls("x")
+    log.addHandler(handler)
+    before = int(time.time())
+    log.error("a: b")
+    after = time.time()
+    [found] = parsed(parsing, 1)
+    assert before <= datetime.datetime.fromisoformat(found["time"]).timestamp() <= after
+    assert (found["facility"], found["severity"]) == ("local3", "err")
+    assert (found["hostname"], found["tag"]) == ("web-1", "shop[7]:")
+    assert found["message"].removeprefix(" ") == "a: b"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"])
+def test_time_zones(run_python, make_sink, zone):
+    """The local time with its offset, before and after a change to summer time."""
+    sink = make_sink()
+    run_python("""
+import logging, os, sys, time, fastlog
+os.environ["TZ"] = sys.argv[2]
+time.tzset()
+handler = fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424")
+for created in (1_700_000_000.0, 1_720_000_000.999999, 0.5, 1_710_054_000.9999999):
+    record = logging.makeLogRecord({"msg": repr(created), "levelname": "INFO"})
+    record.created = created
+    handler.handle(record)
+""", sink.path, zone)
+    for datagram in sink.take(4):
+        text = datagram.decode().rstrip("\0").split()
+        when = datetime.datetime.fromisoformat(text[1])
+        assert abs(when.timestamp() - float(text[-1])) < 1e-6
+
+
+def test_a_fork_has_its_own_procid(run_python, make_sink):
+    sink = make_sink()
+    output = run_python("""
+import logging, os, sys, fastlog
+log = logging.getLogger()
+log.addHandler(fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424", app_name="a"))
+log.warning("parent")
+pid = os.fork()
+if pid == 0:
+    log.warning("child")
+    logging.shutdown()
+    os._exit(0)
+os.waitpid(pid, 0)
+print(os.getpid(), pid)
+""", sink.path)
+    parent, child = (int(received.split()[4]) for received in sink.take(2))
+    assert f"{parent} {child}\n" == output
+
+
+NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
+ELEMENT = re.compile(r'\[([!#-<>-\\^-~]{1,32})((?: [!#-<>-\\^-~]{1,32}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
+
+
+@settings(max_examples=200, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.dictionaries(NAMES, st.dictionaries(NAMES, st.text() | st.integers(), max_size=3),
+                            max_size=3), msgid=NAMES)
+def test_any_extra_is_made_valid(handler5424, sink, data, msgid):
+    """Whatever a program gives as extra, the record has the form of RFC 5424's grammar."""
+    handler5424.handle(record("m", 0.0, structured_data=data, msgid=msgid))
+    text = sink.take_one().decode("utf-8").removesuffix("\0")
+    header = re.match(r"<12>1 1970-01-01T\S+ host app 1 ([!-~]{1,32}) (.*) m\Z", text, re.DOTALL)
+    assert header, text
+    elements = list(ELEMENT.finditer(header[2]))
+    assert "".join(each[0] for each in elements) == (header[2] if data else "")
+    assert len(elements) == len(data) and (data or header[2] == "-")
+    values = [str(value) for parameters in data.values() for value in parameters.values()]
+    found = [re.sub(r'\\(["\\\]])', r"\1", value) for each in elements
+             for value in re.findall(r'="((?:[^"\\]|\\.)*)"', each[2], re.DOTALL)]
+    assert found == [value.encode("utf-8", "backslashreplace").decode() for value in values]
+
+
+@pytest.fixture
+def handler5424(make_handler, sink):
+    return make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app", procid="1")
+
+
+@pytest.mark.parametrize("data", ["text", 3, ["a"], {"a": 1}, {"a": {"b": None}}, {1: {2: 3}}])
+def test_odd_structured_data(handler5424, sink, data):
+    """Never an exception out of a logging call: what is no mapping is left out."""
+    handler5424.handle(record("m", 0.0, structured_data=data))
+    assert sink.take_one().endswith(b" m\0")
+
+
+def test_streams_are_framed(make_handler, make_sink):
+    """By octet counting, unless something else is asked for; and no NUL."""
+    sink = make_sink(kind=socket.SOCK_STREAM)
+    handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, protocol="rfc5424",
+                           hostname="h", app_name="a", procid="1")
+    handler.handle(record("one\ntwo", 0.0))
+    size, space, rest = sink.take_bytes(3).partition(b" ")
+    text = rest + sink.take_bytes(int(size) - len(rest))
+    assert text.startswith(b"<12>1 1970-") and text.endswith(b" h a 1 - - one\ntwo")
+
+
+@pytest.mark.parametrize("options, error, why", [
+    ({"protocol": "rfc9999"}, ValueError, "protocol must be one of"),
+    ({"hostname": "a"}, ValueError, "hostname is for protocol"),
+    ({"protocol": "rfc3164", "msgid": "a"}, ValueError, 'msgid is for protocol="rfc5424"'),
+    ({"protocol": "rfc5424", "ident": "a"}, ValueError, "ident is for protocol"),
+    ({"protocol": "rfc5424", "hostname": "a b"}, ValueError, "hostname must be 1 to 255 printable"),
+    ({"protocol": "rfc5424", "hostname": ""}, ValueError, "hostname must be 1 to 255 printable"),
+    ({"protocol": "rfc5424", "app_name": "a" * 49}, ValueError, "app_name must be 1 to 48"),
+    ({"protocol": "rfc3164", "app_name": "\u00e4"}, ValueError, "app_name must be 1 to 32"),
+    ({"protocol": "rfc5424", "procid": 7}, TypeError, "procid must be a str"),
+    ({"protocol": "rfc5424", "msgid": "a\nb"}, ValueError, "msgid must be 1 to 32"),
+    ({"protocol": "rfc5424", "structured_data": "x"}, TypeError, "structured_data must be a map"),
+    ({"protocol": "rfc5424", "structured_data": {"a": 1}}, TypeError, "must be a mapping, not int"),
+    ({"protocol": "rfc5424", "structured_data": {"a b": {}}}, ValueError, "must have names"),
+    ({"protocol": "rfc5424", "structured_data": {"a": {"=": 1}}}, ValueError, "must have names"),
+])
+def test_bad_options(make_handler, options, error, why):
+    with pytest.raises(error, match=why):
+        make_handler("/dev/log", **options)
