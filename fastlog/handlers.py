@@ -266,10 +266,11 @@ class SysLogHandler(logging.handlers.SysLogHandler):
     def _stop(self, timeout: float) -> None:
         # logging.shutdown() calls flush() first: do not wait twice for a daemon that hangs.
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
+        deadline = time.monotonic() + (0.0 if hopeless else timeout)
         self._note_losses(during_trouble=True)
         pending = self._engine.close(0.0 if hopeless else timeout)
         if self._leftovers is not None:
-            self._leftovers.finish(0.0)
+            self._leftovers.finish(max(0.0, deadline - time.monotonic()))
         if pending:
             self._tell(f"{pending} records were not delivered to {self.address}"
                        + (f"; they are kept in {self._spool_path}" if self._spool_path else ""))

@@ -1,5 +1,6 @@
 """What the chaos run found (tests/chaos), each as a test of its own."""
 import mmap
+import threading
 
 import pytest
 
@@ -79,3 +80,29 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
         pass
 process.join()
 """, directory / "log")
+
+
+def test_close_waits_for_what_children_left(run_python, make_handler, make_sink, directory, capsys):
+    """As flush() does, not only for the records of its own ring."""
+    spool = directory / "spool"
+    run_python("""
+import logging, os, sys, fastlog
+logging.raiseExceptions = False
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+if os.fork() == 0:
+    log = logging.Logger("x")
+    log.addHandler(handler)
+    for i in range(50):
+        log.info("%d", i)
+    os._exit(0)
+os.wait()
+os._exit(0)
+""", directory / "log", spool)
+    sink = make_sink()
+    handler = make_handler(sink.path, spool=spool, capacity=1 << 16)
+    reader = threading.Timer(0.2, sink.take, (50,))
+    reader.start()
+    handler.close()
+    reader.join()
+    assert sink.is_empty() and list(directory.glob("spool*")) == []
+    assert "50 records of an earlier process" in capsys.readouterr().err
