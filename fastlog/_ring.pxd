@@ -20,7 +20,8 @@ message could then be made to look like a committed record.)
 The memory is a file: a memfd, or a spool on disk that outlives the process
 (_spool.py). Its first page holds the positions; what a dead process left in
 it, ring_mend() makes whole. For that a word carries, besides the length, the
-severity and 26 bits of its position, which bytes of a message hardly match.
+severity and 26 bits made of its position and length, which bytes of a message, or
+a damaged length, hardly match.
 
 The pairs of the memory orders, named where they stand below:
 
@@ -45,11 +46,12 @@ cdef enum:
     RECORD_ALIGN = 8
     RECORD_HEADER = 8             # the word
     POSITIONS_OFFSET = 512        # in the file; what comes before is _spool.py's
+    PLACE_FACTOR = 0x2545F491     # odd, so that every length up to 2**26 has another place
     WARNING_SEVERITY = 4          # RFC 5424 section 6.2.1; smaller is worse
 
 cdef extern from *:
     """
-    /* A record's word. Bits 0-31: length in bytes, 32-34: severity, 35-60: place. */
+    /* A record's word. Bits 0-31: length in bytes, 32-34: severity, 35-60: word_place(). */
     #define FASTLOG_COMMITTED ((uint64_t)1 << 63)
     #define FASTLOG_SHORTENED ((uint64_t)1 << 62)
     #define FASTLOG_SKIPPED ((uint64_t)1 << 61)
@@ -99,7 +101,12 @@ cdef inline char *record_bytes(Record *record) noexcept nogil:
 cdef inline uint64_t word_make(uint64_t position, uint64_t severity,
                                uint64_t length) noexcept nogil:
     """The word of a record that is not committed."""
-    return ((position << 32) & PLACE_MASK) | severity << 32 | length
+    return word_place(position, length) | severity << 32 | length
+
+
+cdef inline uint64_t word_place(uint64_t position, uint64_t length) noexcept nogil:
+    """What tells a word from other bytes, and its length from a damaged one."""
+    return ((position + <uint64_t>PLACE_FACTOR * length * RECORD_ALIGN) << 32) & PLACE_MASK
 
 
 cdef inline uint64_t word_severity(uint64_t word) noexcept nogil:
@@ -301,7 +308,8 @@ cdef inline void ring_shorten(Ring *ring, uint64_t position, uint64_t length) no
     # The rest first: who recovers the ring must find it, whenever this process ends.
     if rest:
         ring_skip(ring, position + record_span(length), rest)
-    store_seq_cst(&record.word, (word & ~LENGTH_MASK) | SHORTENED | length)
+    store_seq_cst(&record.word, (word & ~(LENGTH_MASK | PLACE_MASK)) | SHORTENED
+                  | word_place(position, length) | length)
 
 
 cdef inline void ring_skip(Ring *ring, uint64_t position, uint64_t span) noexcept nogil:
@@ -316,7 +324,7 @@ cdef inline uint64_t ring_find(Ring *ring, uint64_t position, uint64_t end) noex
     """The span of the record that begins at `position`, committed or not; 0: none does."""
     cdef uint64_t word = load_acquire(&ring_at(ring, position).word)
     cdef uint64_t span = record_span(word & LENGTH_MASK)
-    if word == 0 or word & PLACE_MASK != word_make(position, 0, 0):
+    if word == 0 or word & PLACE_MASK != word_place(position, word & LENGTH_MASK):
         return 0
     if word & LENGTH_MASK > ring.max_length and not word & SKIPPED or span > end - position:
         return 0
