@@ -6,17 +6,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+CHAOS_ARGS ?= --seconds 180 --soak 10000000
 
 bin = $(VENV)/bin
 sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE \
           $(shell find fastlog -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \
                        -o -name '*.h' -o -name py.typed)
 
-.PHONY: help demo test bench lint sdist daemons libsystemd setup clean
+.PHONY: help demo test chaos bench lint sdist daemons libsystemd setup clean
 
 help:
 	@echo 'make demo    build, then log 200,000 records through a real rsyslogd and show them'
 	@echo 'make test    the whole test suite, against the installed sdist'
+	@echo 'make chaos   daemons in trouble, processes that are killed: is anything lost without a word?'
+	@echo '             (about 6 minutes); CHAOS_ARGS="--seed N --seconds N --soak N"'
 	@echo 'make bench   the benchmarks (about 25 minutes); BENCH_ARGS=--quick for a look'
 	@echo 'make lint    ruff, cython-lint, mypy, stubtest'
 	@echo 'make sdist   the source distribution, in dist/'
@@ -29,6 +32,9 @@ demo: $(VENV)/installed daemons
 
 test: $(VENV)/installed $(VENV)/tools-test daemons
 	$(bin)/pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/installed daemons
+	$(bin)/python tests/chaos $(CHAOS_ARGS)
 
 bench: $(VENV)/installed $(VENV)/tools-bench daemons
 	$(bin)/python bench/run.py $(BENCH_ARGS)

@@ -1,0 +1,84 @@
+"""Chaos: the real handler in front of daemons that stop, die and come back. `make chaos`.
+
+Threads and forked processes log numbered records, with rings that are too small, and end in
+every way; nothing may be lost without a word. All that is decided comes from the seed, so that a
+round can be repeated; what happens at what moment is up to the operating system.
+
+Exit status: 0 if all properties of check.py held, else 1.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import check
+import soak
+from rounds import Round
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("chaos", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--seconds", type=float, default=120, help="default: %(default)s")
+    parser.add_argument("--first", type=int, default=0, metavar="N",
+                        help="begin with this round, to repeat it")
+    parser.add_argument("--rounds", type=int, metavar="N", help="so many, whatever time they take")
+    parser.add_argument("--bursts", type=int, default=100, metavar="N",
+                        help="of records, from each thread in a round (default: %(default)s)")
+    parser.add_argument("--soak", type=int, default=0, metavar="N",
+                        help="first send N records and look at memory and descriptors")
+    parser.add_argument("--keep", action="store_true", help="keep the files of a failed round")
+    return parser.parse_args()
+
+
+def run_round(options: argparse.Namespace, number: int) -> bool:
+    directory = Path(tempfile.mkdtemp(prefix="fl-"))
+    this = Round(options.seed, number, directory, options.bursts)
+    began = time.monotonic()
+    failure = ""
+    try:
+        came = this.run()
+    except (check.Violation, subprocess.SubprocessError, OSError) as error:
+        failure = f"{type(error).__name__}: {error}"
+    if failure:
+        print(f"\nround {number} FAILED: {failure}\n\nplan: {json.dumps(this.plan, indent=1)}\n"
+              f"\ndone to the daemon: {', '.join(this.log)}\n\nrepeat it: "
+              f"--seed {options.seed} --bursts {options.bursts} --first {number} --rounds 1")
+        if options.keep:
+            print(f"files: {directory}")
+            return False
+    else:
+        plan = this.plan
+        print(f"round {number}: {came} records in {time.monotonic() - began:.1f} s, "
+              f"{plan['options']['overflow']}, {plan['options']['capacity']} bytes"
+              f"{', spool' * ('spool' in plan['options'])}{', rsyslogd' * plan['plain']}; "
+              f"{[each['what'] for each in plan['actions']]}; {len(this.log)} troubles", flush=True)
+    shutil.rmtree(directory)
+    return not failure
+
+
+def main() -> int:
+    options = parse_arguments()
+    print(f"seed {options.seed}", flush=True)
+    if options.soak and not soak.run(options.soak):
+        return 1
+    end = time.monotonic() + options.seconds
+    number = options.first
+    while (number < options.first + options.rounds if options.rounds is not None
+           else time.monotonic() < end):
+        if not run_round(options, number):
+            return 1
+        number += 1
+    print(f"{number - options.first} rounds: nothing was lost without a word")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
