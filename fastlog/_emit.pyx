@@ -18,7 +18,6 @@ from libc.stdint cimport uint64_t
 
 from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._format cimport Format, compile_format
-from fastlog._header cimport Header
 from fastlog._message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
 from fastlog._record cimport (CREATED, LEVELNAME, LEVELNO, Call, Facts, class_is_stock, created_of,

@@ -97,11 +97,11 @@ def header(protocol: str, **given: object) -> Header | None:
                 raise ValueError(f"{name} is for protocol=\"rfc5424\"")
     from fastlog._header import Header, make_valid, structured_data as written
 
-    defaults = {"hostname": socket.gethostname, "app_name": program_name, "msgid": lambda: "-"}
+    defaults = {"hostname": socket.gethostname(), "app_name": program_name(), "msgid": "-"}
     fields: dict[str, str] = {}
     for name, default in defaults.items():
         longest = _FIELDS[protocol][name]
-        fields[name] = (make_valid(default(), longest) if given[name] is None
+        fields[name] = (make_valid(default, longest) if given[name] is None
                         else header_field(name, given[name], longest))
     procid = given["procid"]
     if procid is not None:

@@ -357,7 +357,7 @@ class SysLogHandler(logging.handlers.SysLogHandler):
             self._tell(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
 
     def _note_losses(self, during_trouble: bool = False) -> bool:
-        """Say in the stream what was lost since this was last said; returns whether anything was."""
+        """Say in the stream what was lost since this was last said; whether anything was."""
         losses = self._engine.take_losses(during_trouble)
         if losses is None:
             return False

@@ -135,7 +135,7 @@ def test_damaged_lengths(valid, look, tmp_path):
 @fuzz
 @given(data=st.data())
 def test_any_damage(valid, look, tmp_path, data):
-    """Positions, header, length of the file, anything: an OSError that says something, or a list."""
+    """Positions, header, length of the file, anything: an OSError with a message, or a list."""
     edited = bytearray(valid[0])
     words = st.one_of(patches, st.integers(0, CAPACITY).map(lambda n: struct.pack("=Q", n)))
     for _ in range(data.draw(st.integers(1, 5))):

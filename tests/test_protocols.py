@@ -150,7 +150,8 @@ print(os.getpid(), pid)
 
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
-ELEMENT = re.compile(r'\[([!#-<>-\\^-~]{1,32})((?: [!#-<>-\\^-~]{1,32}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
+NAME = r"[!#-<>-\\^-~]{1,32}"
+ELEMENT = re.compile(rf'\[({NAME})((?: {NAME}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
 
 
 @settings(max_examples=200, deadline=None,
@@ -190,7 +191,7 @@ def test_streams_are_framed(make_handler, make_sink):
     handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, protocol="rfc5424",
                            hostname="h", app_name="a", procid="1")
     handler.handle(record("one\ntwo", 0.0))
-    size, space, rest = sink.take_bytes(3).partition(b" ")
+    size, _, rest = sink.take_bytes(3).partition(b" ")
     text = rest + sink.take_bytes(int(size) - len(rest))
     assert text.startswith(b"<12>1 1970-") and text.endswith(b" h a 1 - - one\ntwo")
 

@@ -69,7 +69,7 @@ def check_round(directory: Path, plan: dict, endings: dict[str, Ending], came: l
 
 def check_process(process: Process, options: dict, may_lose: int) -> int:
     """Returns how many records are missing that the process did not count as lost."""
-    name, ending, ledger, result, received = process
+    name, ending, ledger, result, _ = process
     require(not result.get("problems"), f"{name}: {result.get('problems')}")
     keys = check_order(process)
     check_ledger(name, ledger, keys)
@@ -90,7 +90,7 @@ def check_process(process: Process, options: dict, may_lose: int) -> int:
 
 
 def check_order(process: Process) -> set[Key]:
-    """Of each thread, and that nothing comes twice, but for a batch of a process that was killed."""
+    """Of each thread; and nothing comes twice, but for a batch of a process that was killed."""
     notices = 0
     stream: list[Key] = []
     for record in process.received:
@@ -154,7 +154,7 @@ def count_notices_lost(stats: dict) -> int:
 
 def check_complete(process: Process, missing: list[Key], may_lose: int) -> int:
     """A process that ended well has sent all, or counted it, and told of it."""
-    name, ending, ledger, result, received = process
+    name, ending, _, result, received = process
     stats = result["stats"]
     notices = [record for record in received if record.thread < 0]
     if not ending.is_recovered:

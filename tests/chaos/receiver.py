@@ -1,4 +1,4 @@
-"""A receiver of datagrams that may be killed at any moment and loses none: `receiver.py FD LOG DELAY`.
+"""A receiver of datagrams that loses none, though it may be killed: `receiver.py FD LOG DELAY`.
 
 It looks at a datagram, writes it down, and only then takes it. Its socket lives on in the process
 that started it. After a restart what it wrote down last may still be there to be taken.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 #: With their priorities. No WARNING: so what is lost of that severity are notices of losses.
 LEVELS = {logging.DEBUG: 15, logging.INFO: 14, logging.ERROR: 11, logging.CRITICAL: 10}
 NOTICE_SEVERITY = "warning"
-MARK = " [... cut by fastlog]".encode()
+MARK = b" [... cut by fastlog]"
 
 _WIRE = re.compile(rb"<(\d+)>(\S+) (?:(\d+) (\d+) |fastlog: (\d+) messages lost )", re.DOTALL)
 _LONGEST = 3000  # characters
