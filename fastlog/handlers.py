@@ -362,13 +362,17 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         if losses is None:
             return False
         counts, first, last = losses
+        stats = self._engine.stats()
+        total = stats.dropped + stats.discarded
         count = sum(sum(each.values()) for each in counts.values())
         why = "; ".join(f"{reason}: " + ", ".join(f"{n} {severity}" for severity, n in each.items())
                         for reason, each in counts.items())
         record = logging.LogRecord(
             "fastlog", logging.WARNING, __file__, 0,
-            "fastlog: %d messages lost (%s), from %s to %s",
-            (count, why, _local_time(first), _local_time(last)), None, "_note_losses")
+            "fastlog: %d messages lost (%s), from %s to %s%s",
+            (count, why, _local_time(first), _local_time(last),
+             # A notice can be lost, too: then the next one makes up for it.
+             f"; {total} in all" if total != count else ""), None, "_note_losses")
         _emit.emit(self, record)
         return True
 
