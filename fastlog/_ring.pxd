@@ -221,7 +221,7 @@ cdef inline uint64_t ring_limit(Ring *ring, uint64_t severity) noexcept nogil:
 
 cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, uint64_t severity,
                                      uint64_t *used) noexcept nogil:
-    """Claim room for `length` bytes, at most ring.max_length. Any thread.
+    """Claim room for `length` bytes, 1 to ring.max_length. Any thread.
 
     Returns NULL if there is not enough; else the record, and in `used` the
     bytes of the ring that are then taken. The caller fills record_bytes() and

@@ -258,6 +258,22 @@ def test_losses_add_up(make_handler, sink, logger_for):
     assert stats.losses["full"]["info"] == 100
 
 
+def test_a_lost_notice_is_made_up_for(make_handler, sink, logger_for):
+    """It may find no room itself: the next one has the sum of all losses."""
+    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
+    log = logger_for(handler)
+    while handler.stats().losses.get("full", {}).get("err", 0) == 0:
+        log.error(TEXT)
+    handler._note_losses(during_trouble=True)
+    lost = handler.stats().dropped
+    assert handler.stats().losses["full"] == {"err": lost - 1, "warning": 1}
+    sink.take(handler.stats().accepted)
+    assert handler.flush()
+    notice = sink.take_one()
+    assert notice.startswith(b"<12>fastlog: 1 messages lost (full: 1 warning), from")
+    assert notice.endswith(b"; %d in all\0" % lost)
+
+
 def test_notice_goes_through_the_formatter(make_handler, sink, logger_for):
     """It is a record like others: a file with one form of line keeps it."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")

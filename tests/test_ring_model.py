@@ -65,7 +65,7 @@ class RingMachine(RuleBasedStateMachine):
     def is_intact(self):
         return not any(entry.is_damaged for entry in self.model)
 
-    @rule(length=st.one_of(st.integers(0, 60), st.integers(0, CAPACITY // 2 - WORD)),
+    @rule(length=st.one_of(st.integers(1, 60), st.integers(1, CAPACITY // 2 - WORD)),
           severity=st.integers(0, 7))
     def reserve(self, length, severity):
         """There is room exactly if the ring, or its part for lesser records, has so many bytes."""
@@ -111,11 +111,12 @@ class RingMachine(RuleBasedStateMachine):
         assert self.ring.tail == end and self.ring.is_zero(begin, end)
 
     @rule(data=st.data())
-    @precondition(lambda self: any(entry.data for entry in self.committed_prefix()))
+    @precondition(lambda self: any(len(entry.data or b"") > 1 for entry in self.committed_prefix()))
     def shorten(self, data):
         """What is cut off becomes a record that is skipped."""
-        entry = data.draw(st.sampled_from([e for e in self.committed_prefix() if e.data]))
-        length = data.draw(st.integers(0, len(entry.data) - 1))
+        entry = data.draw(st.sampled_from([each for each in self.committed_prefix()
+                                           if len(each.data or b"") > 1]))
+        length = data.draw(st.integers(1, len(entry.data) - 1))
         self.ring.shorten(entry.position, length)
         rest = entry.span - span_of(length)
         entry.data, entry.span, entry.is_shortened = entry.data[:length], span_of(length), True
