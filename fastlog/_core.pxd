@@ -25,8 +25,6 @@ cdef Registry *live_writers() noexcept
 cdef class Engine:
     cdef Writer *writer
     cdef uint64_t generation          # the process that `writer` belongs to
-    cdef uint64_t renewing            # the generation of a process that is getting its own
-    cdef object renewing_thread       # by this thread
     cdef tuple paths
     cdef bytes host, service
     cdef int socktype
@@ -45,9 +43,8 @@ cdef class Engine:
     cdef uint64_t told_lost           # records lost until the last was over
     cdef list told_losses             # as take_losses() last read them
 
-    cdef Writer *new_writer(self) except NULL
+    cdef Writer *new_writer(self, int spool_fd) except NULL
     cdef int ensure_ours(self) except -1
-    cdef bint renew(self) except -1
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
@@ -59,5 +56,6 @@ cdef class Engine:
     cdef Record *await_room(self, size_t size, uint64_t severity, uint64_t *used) except? NULL
     cdef void lose(self, Loss why, uint64_t severity) noexcept
     cdef list read_losses(self)
+    cdef int abandon_writer(self) except -1
     cdef int leave_spool(self) except -1
     cdef int look_for_news(self) noexcept

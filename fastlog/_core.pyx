@@ -3,14 +3,12 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
-from posix.unistd cimport getpid
-
-from threading import get_ident
-from time import sleep
+from posix.unistd cimport close, getpid
 
 from fastlog._stats import Stats, named_losses
 
@@ -27,18 +25,16 @@ from fastlog._message cimport (Message, message_add, message_add_bytes, message_
 from fastlog._posix cimport SOCK_STREAM
 from fastlog._registry cimport Registry, registry_add, registry_remove
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
-                            record_span, ring_at, ring_commit, ring_peek, ring_try_reserve,
-                            ring_used)
-from fastlog._transport cimport SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path
+                            record_span, ring_at, ring_commit, ring_detach, ring_peek,
+                            ring_try_reserve, ring_used)
+from fastlog._transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
+                                 transport_is_network)
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
-                              writer_create, writer_destroy, writer_detach, writer_evict,
-                              writer_leave, writer_notify, writer_offer_socket, writer_start,
-                              writer_stop)
+                              writer_create, writer_destroy, writer_evict, writer_leave,
+                              writer_notify, writer_offer_socket, writer_start, writer_stop)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
-
-cdef double RENEWAL_CHECK = 0.001     # s
 
 cdef enum:
     # The longest a waiting thread takes to notice Ctrl-C.
@@ -135,7 +131,7 @@ cdef class Engine:
         self.split = split
         self.spool = spool
         self.generation = generation_now()
-        self.writer = self.new_writer()
+        self.writer = self.new_writer(-1 if spool is None else spool.open())
 
     def __dealloc__(self):
         cdef bint joined = True
@@ -150,10 +146,10 @@ cdef class Engine:
         if joined:
             writer_destroy(self.writer)
 
-    cdef Writer *new_writer(self) except NULL:
-        cdef int fd = -1 if self.spool is None else self.spool.open()
+    cdef Writer *new_writer(self, int spool_fd) except NULL:
+        """spool_fd: -1 for memory of its own. Keeps the GIL all the time."""
         cdef bint only_look = self.spool is not None and self.spool.only_look
-        cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, fd,
+        cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, spool_fd,
                                             only_look)
         cdef bytes path
         if writer == NULL:
@@ -181,37 +177,33 @@ cdef class Engine:
 
     cdef int ensure_ours(self) except -1:
         """After a fork: leave the parent's ring to the parent and start with an empty one."""
-        if self.generation != generation_now():
-            while not self.renew():
-                sleep(RENEWAL_CHECK)
-        return 0
-
-    cdef bint renew(self) except -1:
-        """ensure_ours(), by the one thread that is first; False in the others until it is done.
-
-        Python's code runs in here, a spool's, so the GIL does not keep the others out. A lock
-        could be held by a thread of the parent; a generation's number is of this process.
-        """
         cdef Writer *writer
-        cdef uint64_t now = generation_now()
+        cdef object spool = None
+        cdef int fd = -1
+        if self.generation == generation_now():
+            return 0
+        if self.spool is not None:
+            # Python code: other threads run meanwhile, and handlers of signals. Who of them
+            # comes here, too, has a file of its own, and the first one to be ready its writer.
+            spool = self.spool.another()
+            fd = spool.open()
         with cython.critical_section(self):
-            if self.generation == now:
-                return True
-            if self.renewing == now:
-                if self.renewing_thread == get_ident():
-                    raise RuntimeError("a logging call while this process gets its own ring")
-                return False
-            self.renewing_thread = get_ident()
-            self.renewing = now
-        try:
-            writer = self.new_writer()
-            registry_remove(&registry, self.writer)
-            writer_leave(self.writer)
-            self.writer = writer
-            self.generation = now
-        finally:
-            self.renewing = 0
-        return True
+            if self.generation != generation_now():
+                try:
+                    writer = self.new_writer(fd)
+                except OSError:
+                    if fd < 0:
+                        raise
+                    writer = self.new_writer(-1)      # a file that is damaged stops no child
+                fd = -1
+                registry_remove(&registry, self.writer)
+                writer_leave(self.writer)
+                self.writer = writer
+                self.generation = generation_now()
+                self.spool = spool
+        if fd >= 0:
+            spool.give_back(fd)
+        return 0
 
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1:
         """Wait, without the GIL, until the ring's tail is at `wanted`; at most `timeout` ns.
@@ -387,7 +379,7 @@ cdef class Engine:
         if self.overflow == BLOCK:
             return self.await_room(size, severity, used)
         if self.overflow == DROP_OLDEST:
-            # Ends: each turn frees room, and other threads can take it only with new records.
+            # Ends: each turn finds room, and other threads can take it only with new records.
             while writer_evict(self.writer, size, severity):
                 record = ring_try_reserve(&self.writer.ring, size, severity, used)
                 if record != NULL:
@@ -496,8 +488,7 @@ cdef class Engine:
             # A record may have slipped in between the two: then once more.
             pending = self.stats().pending
             if not joined:
-                registry_remove(&registry, self.writer)
-                self.writer = self.new_writer()   # the old one is lost, with what it holds
+                self.abandon_writer()
                 return pending
             if pending and not flushed:
                 break
@@ -506,13 +497,40 @@ cdef class Engine:
         self.leave_spool()
         return pending
 
+    cdef int abandon_writer(self) except -1:
+        """Have another writer: the one that does not come back is lost, with what it holds."""
+        cdef object spool = self.spool
+        cdef int fd = -1
+        if spool is not None:
+            Py_INCREF(spool)      # its file is in use until the process ends
+            spool = spool.another()
+            fd = spool.open()
+        registry_remove(&registry, self.writer)
+        self.writer = self.new_writer(fd)
+        self.spool = spool
+        return 0
+
     cdef int leave_spool(self) except -1:
-        """Give the spool's file up. No writer runs, and as we have the GIL, no put() does."""
-        if self.writer.spool_fd < 0:
+        """Give the spool's file up, and go on in memory."""
+        cdef Writer *writer = self.writer
+        cdef int fd = writer.spool_fd
+        cdef bint empty
+        if fd < 0:
             return 0
-        if ring_used(&self.writer.ring) == 0:
-            self.spool.remove()
-        if writer_detach(self.writer):
+        # As we have the GIL, no put() is under way and none starts the writer. One may have
+        # started it after it was stopped; where that cannot wait for a name server, once more.
+        if load_seq_cst(&writer.state.value) != STOPPED and (
+                transport_is_network(&writer.transport) or not writer_stop(writer)):
+            return 0
+        empty = ring_used(&writer.ring) == 0
+        if not ring_detach(&writer.ring):
+            return 0
+        writer.spool_fd = -1
+        try:
+            if empty:
+                self.spool.remove()           # from here on other threads may run
+        finally:
+            close(fd)                         # and the lock is gone
             self.spool.release()
         return 0
 

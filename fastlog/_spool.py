@@ -41,7 +41,16 @@ _CAPACITIES = [1 << n for n in range(_PAGE.bit_length() - 1, 31)]
 # What this process holds: a second lock on the same file would be granted, and to close a second
 # descriptor would give the first one's lock up (fcntl(2), "Advisory record locking").
 _held: dict[tuple[int, int], int] = {}  # (device, inode): process id
-_lock = threading.Lock()
+_lock = threading.RLock()     # a handler of a Python signal may log, and so come here, anywhere
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+# In the child nobody would release a lock that another thread of the parent held.
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def destination(paths: Sequence[str], host: str, port: int, socktype: int) -> dict[str, object]:
@@ -54,7 +63,7 @@ def _refuse(number: int, path: str, why: str) -> NoReturn:
 
 
 class Spool:
-    """The file of one ring. Engine calls open(), in a forked child once more.
+    """The file of one ring. Engine calls open(), in a forked child that of another().
 
     path: of the file, which need not exist. destination: where the records go, for who
         recovers them.
@@ -68,7 +77,8 @@ class Spool:
         self.base = self.path = os.path.abspath(os.fsdecode(path))
         self.capacity = capacity
         self.destination = destination
-        self._process = os.getpid()
+        self._beside = False      # the file's name is to be another than `base`
+        self._is_new = False
         self._descriptor = -1
         self._inode = (0, 0)
 
@@ -80,6 +90,12 @@ class Spool:
         self._descriptor = self._claim(self.path, create=False)
         return self
 
+    def another(self) -> Spool:
+        """For a file of its own, beside this one, as a forked child needs it."""
+        spool = Spool(self.base, self.capacity, self.destination)
+        spool._beside = True
+        return spool
+
     def open(self) -> int:
         """The descriptor of the file, checked and locked. It is the caller's.
 
@@ -88,7 +104,7 @@ class Spool:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             return descriptor
-        if os.getpid() == self._process and self._inode == (0, 0):
+        if not self._beside:
             return self._claim(self.path, create=True)
         for name in self._own_names():
             try:
@@ -96,7 +112,7 @@ class Spool:
             except BlockingIOError:
                 continue
             except OSError as error:
-                if sys.stderr is not None:
+                with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or closed
                     sys.stderr.write(f"fastlog: no spool for process {os.getpid()}: {error}\n")
                 return -1
             self.path = name
@@ -108,6 +124,13 @@ class Spool:
         with contextlib.suppress(OSError):
             if _identity(os.lstat(self.path)) == self._inode:
                 os.unlink(self.path)
+
+    def give_back(self, descriptor: int) -> None:
+        """Undo open(); what was in the file before stays there."""
+        if self._is_new:
+            self.remove()
+        os.close(descriptor)
+        self.release()
 
     def release(self) -> None:
         """The engine has closed the descriptor, and with it the lock is gone."""
@@ -192,6 +215,7 @@ class Spool:
             if not self.capacity:
                 _refuse(errno.EINVAL, path, "is empty")
             self._create(path, descriptor, new=found.st_size == 0)
+            self._is_new = True
             return True
         capacity, where = _read_header(path, raw)
         if self.capacity not in (0, capacity):

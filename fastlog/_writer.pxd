@@ -42,8 +42,7 @@ from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SET
                              pthread_sigmask, pthread_t, pthread_timedjoin_np, sigfillset,
                              sigset_t)
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Ring, record_bytes,
-                            record_span, ring_at, ring_create, ring_destroy, ring_detach,
-                            ring_find,
+                            record_span, ring_at, ring_create, ring_destroy, ring_find,
                             ring_is_ready, ring_limit, ring_map, ring_mend, ring_next, ring_peek,
                             ring_release, ring_shorten, ring_used, word_severity)
 from fastlog._transport cimport (RECONNECT, TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
@@ -245,27 +244,29 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
     cdef uint64_t position = tail
     cdef uint64_t word
-    cdef bint room
+    cdef bint found
     while load_relaxed(&ring.at.head.value) - position > limit:
         word = ring_peek(ring, position)
         if word == 0:
             break
-        if writer.transport.partial and position == tail:
-            # Half of it is on its way: the other half has to follow.
+        if word & SKIPPED:
+            pass
+        elif writer.transport.partial:
+            # Half of the first one is on its way: the other half has to follow.
             if not transport_set_aside(&writer.transport, record_bytes(ring_at(ring, position)),
                                        word & LENGTH_MASK):
                 break
             count_owned(&writer.counters.sent.value, 1)
-        elif not word & SKIPPED:
+        else:
             count_loss(&writer.counters, EVICTED, word_severity(word))
             writer_begin_trouble(writer)
         position += record_span(word & LENGTH_MASK)
+    # Also where nothing was discarded: the writer may have been faster.
+    found = load_relaxed(&ring.at.head.value) - position <= limit
     if position != tail:
         writer_release(writer, position)
-    # More than there was, or the writer was faster and has made some.
-    room = position != tail or load_relaxed(&ring.at.head.value) - position <= limit
     writer_unlock_tail(writer, locked)
-    return room
+    return found
 
 
 # --- the thread --------------------------------------------------------------------------------
@@ -564,15 +565,6 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
         writer.started = False
     pthread_mutex_unlock(&writer.lifecycle)
     return joined
-
-
-cdef inline bint writer_detach(Writer *writer) noexcept nogil:
-    """Give the spool up, with what is in it: see ring_detach()."""
-    if not ring_detach(&writer.ring):
-        return False
-    close(writer.spool_fd)        # and the lock with it
-    writer.spool_fd = -1
-    return True
 
 
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
