@@ -27,11 +27,12 @@ from fastlog._registry cimport Registry, registry_add, registry_remove
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_detach, ring_peek,
                             ring_try_reserve, ring_used)
+from fastlog._thread cimport (writer_create, writer_destroy, writer_leave, writer_notify,
+                              writer_start, writer_stop)
 from fastlog._transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
                                  transport_is_network)
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
-                              writer_create, writer_destroy, writer_evict, writer_leave,
-                              writer_notify, writer_offer_socket, writer_start, writer_stop)
+                              writer_evict, writer_offer_socket)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK

@@ -24,8 +24,9 @@ from fastlog._clock cimport monotonic_ns
 from fastlog._core cimport live_writers
 from fastlog._registry cimport WRITERS_MAX, Registry, registry_pause
 from fastlog._ring cimport ring_used
+from fastlog._thread cimport writer_run_down
 from fastlog._transport cimport errno_set
-from fastlog._writer cimport AWAKE, STOPPED, Writer, writer_run_down, writer_wake
+from fastlog._writer cimport AWAKE, STOPPED, Writer, writer_wake
 
 cdef extern from "<signal.h>" nogil:
     enum:

@@ -233,9 +233,9 @@ class Spool:
     def _create(self, path: str, descriptor: int, new: bool) -> None:
         where = json.dumps(self.destination).encode()
         header = _HEADER.pack(MAGIC, VERSION, _PAGE, self.capacity, len(where)) + where
-        if len(header) > _HEADER_SIZE:
-            raise ValueError(f"address is too long to be kept in a spool: {self.destination!r}")
         try:
+            if len(header) > _HEADER_SIZE:
+                raise OSError(errno.ENAMETOOLONG, "for the address there is no room in its header")
             # All of it now: a full disk is an error here, and not a SIGBUS in a logging call.
             os.posix_fallocate(descriptor, 0, _PAGE + self.capacity)
             os.pwrite(descriptor, header, 0)
@@ -243,7 +243,7 @@ class Spool:
             if new:
                 os.unlink(path)
             _refuse(error.errno or errno.EIO, path,
-                    f"cannot get {_PAGE + self.capacity} bytes: {error.strerror}")
+                    f"cannot be made with {_PAGE + self.capacity} bytes: {error.strerror}")
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -284,7 +284,7 @@ def _read_header(path: str, raw: bytes) -> tuple[int, dict[str, object]]:
 def siblings(base: str | os.PathLike[str]) -> list[str]:
     """The spools of forked children beside this one, and those set aside."""
     directory, name = os.path.split(os.path.abspath(os.fsdecode(base)))
-    pattern = re.compile(re.escape(name) + r"\.\d+(\.\d+)?")
+    pattern = re.compile(re.escape(name) + r"(\.\d+)+")
     try:
         names = os.listdir(directory)
     except OSError:

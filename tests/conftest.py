@@ -19,6 +19,15 @@ from fastlog.cli.rsyslogd import Rsyslogd, find_rsyslogd
 PATIENCE = 30  # seconds; how long a test waits for something that must come
 
 
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory):
+    """Not the source tree: processes that are started here would import that, and not be built."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture
 def directory():
     """A new directory with a short path: a socket's address holds 107 bytes."""

@@ -241,6 +241,28 @@ def test_drop_oldest_in_threads(make_handler, sink, logger_for):
     assert len(received) == stats.sent
 
 
+def test_drop_oldest_never_drops_the_new_one(make_handler, sink, logger_for):
+    """Nor where the writer makes room between the look at the ring and the eviction."""
+    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_oldest", linger=0.0)
+    log = logger_for(handler)
+    done = threading.Event()
+
+    def read():
+        while not (done.is_set() and handler.stats().pending == 0 and sink.is_empty()):
+            if not sink.is_empty():
+                sink.take_one()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(50_000):
+        log.info("%d %s", i, "x" * 100)
+    assert handler.flush()
+    done.set()
+    reader.join()
+    stats = handler.stats()
+    assert stats.discarded and stats.dropped == 0
+
+
 def test_losses_add_up(make_handler, sink, logger_for):
     """By reason and severity; together they are what was dropped and discarded."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")

@@ -377,7 +377,7 @@ path = sys.argv[1] + "/spool"
 try:
     fastlog.SysLogHandler("/dev/log", spool=path)
 except OSError as error:
-    assert error.errno == errno.ENOSPC and "cannot get" in str(error) and path in str(error), error
+    assert error.errno == errno.ENOSPC and "cannot be made with" in str(error) and path in str(error), error
 else:
     raise AssertionError("no error")
 assert os.listdir(sys.argv[1]) == []

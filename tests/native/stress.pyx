@@ -20,9 +20,9 @@ from fastlog._posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t,
 from fastlog._ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                             ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
                             ring_try_reserve)
+from fastlog._thread cimport writer_create, writer_destroy, writer_notify, writer_stop
 from fastlog._transport cimport transport_add_path
-from fastlog._writer cimport (Writer, writer_await_tail, writer_create, writer_destroy,
-                              writer_notify, writer_stop)
+from fastlog._writer cimport Writer, writer_await_tail
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
