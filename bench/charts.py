@@ -33,6 +33,7 @@ STYLES = {
     "cysystemd": ("#B09C85", "-", ">"),
     "fastlog": ("#0072B2", "-", "o"),
     "fastlog Logger": ("#D55E00", "-", "o"),
+    "fastlog Logger, spool": ("#D55E00", "--", ""),
     "C sendto": ("#009E73", "-", ""),
     "fastlog drain": ("#0072B2", "-", ""),
 }

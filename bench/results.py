@@ -75,6 +75,17 @@ class Results:
                 for subject, rows in self.rows.get(workload, {}).items()}
         path.write_text(json.dumps(facts, indent=1) + "\n")
 
+    def read(self, path: Path) -> None:
+        """Add what write() wrote, but for the histograms, if it is of a run of the same size."""
+        facts = json.loads(path.read_text())
+        if facts["sizes"] != json.loads(json.dumps(self.sizes._asdict())):
+            return
+        for workload, subjects in facts["workloads"].items():
+            for subject, found in subjects.items():
+                self.rows.setdefault(workload, {}).setdefault(subject, found["rounds"])
+        self.imports = self.imports or [(first, second) for first, second
+                                        in facts.get("imports", [])]
+
     def _facts(self, workload: str, subject: str, rows: list[Row]) -> Row:
         facts: Row = {"rounds": [without_histograms(row) for row in rows]}
         for kind in ("response", "service"):

@@ -71,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write(results, suite, workloads, directory)
             say(f"{suite}: {time.monotonic() - started:.0f} s\n")
         if set(suites) == set(SUITES):
-            finish(results, directory)
+            charts.draw_all(results, directory)
+        for path in sorted(directory.glob("*.json")):      # of the suites that were not run now
+            results.read(path)
+        write_summary(results, directory)
     print(*problems, sep="\n")
     return 1 if problems else 0
 
@@ -133,12 +136,10 @@ def write(results: Results, suite: str, workloads: list[Workload], directory: Pa
     print(report, flush=True)
 
 
-def finish(results: Results, directory: Path) -> None:
-    """What needs all suites."""
+def write_summary(results: Results, directory: Path) -> None:
     report = summary_report(results)
     (directory / "summary.md").write_text(report)
     print(report, flush=True)
-    charts.draw_all(results, directory)
 
 
 def say(text: str) -> None:

@@ -131,7 +131,7 @@ def summary_report(results: Results) -> str:
                                   throughput_claims, thread_claims, other_claims)
               for claim in group(results)]
     rows = [(claim.what, spread(claim.values), claim.goal, claim.met()) for claim in claims]
-    return ("# Summary\n\nMedians of the rounds' values or ratios, and their range, of one run; "
-            "the other tables have the figures behind them.\n\n"
+    return ("# Summary\n\nMedians of the rounds' values or ratios, and their range; each suite is "
+            "one run. The other tables have the figures behind them.\n\n"
             + markdown_table(("", "measured", "goal", "met"), rows)
             + f"\n{results.where()}.\n")
