@@ -132,7 +132,14 @@ cdef class Engine:
         self.split = split
         self.spool = spool
         self.generation = generation_now()
-        self.writer = self.new_writer(-1 if spool is None else spool.open())
+        if spool is None:
+            self.writer = self.new_writer(-1)
+            return
+        try:
+            self.writer = self.new_writer(spool.open())
+        except BaseException:
+            spool.release()       # who keeps the exception keeps the spool
+            raise
 
     def __dealloc__(self):
         cdef bint joined = True

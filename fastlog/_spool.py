@@ -21,6 +21,7 @@ import stat
 import struct
 import sys
 import threading
+import time
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
@@ -219,9 +220,13 @@ class Spool:
             return True
         capacity, where = _read_header(path, raw)
         if self.capacity not in (0, capacity):
-            os.rename(path, f"{path}.{os.getpid()}.{capacity}")
+            os.rename(path, _free_name(f"{path}.{os.getpid()}", capacity))
             return False
-        self.capacity, self.destination = capacity, self.destination or where
+        self.capacity = capacity
+        if not self.destination:
+            self.destination = where
+        elif self.destination != where:       # the configuration has another one now
+            os.pwrite(descriptor, self._header(), 0)
         if found.st_size < _PAGE + capacity and not self.only_look:
             # Cut off by somebody: what is left can be read, if there is memory behind it.
             os.posix_fallocate(descriptor, 0, _PAGE + capacity)
@@ -230,20 +235,31 @@ class Spool:
                                         f"{_PAGE + capacity}")
         return True
 
-    def _create(self, path: str, descriptor: int, new: bool) -> None:
+    def _header(self) -> bytes:
         where = json.dumps(self.destination).encode()
         header = _HEADER.pack(MAGIC, VERSION, _PAGE, self.capacity, len(where)) + where
+        if len(header) > _HEADER_SIZE:
+            raise OSError(errno.ENAMETOOLONG, "for the address there is no room in its header")
+        return header.ljust(_HEADER_SIZE, b"\0")
+
+    def _create(self, path: str, descriptor: int, new: bool) -> None:
         try:
-            if len(header) > _HEADER_SIZE:
-                raise OSError(errno.ENAMETOOLONG, "for the address there is no room in its header")
+            # First, so that a process that is killed in between leaves what the next one knows.
+            os.pwrite(descriptor, self._header(), 0)
             # All of it now: a full disk is an error here, and not a SIGBUS in a logging call.
             os.posix_fallocate(descriptor, 0, _PAGE + self.capacity)
-            os.pwrite(descriptor, header, 0)
         except OSError as error:
             if new:
                 os.unlink(path)
             _refuse(error.errno or errno.EIO, path,
                     f"cannot be made with {_PAGE + self.capacity} bytes: {error.strerror}")
+
+
+def _free_name(stem: str, number: int) -> str:
+    """A name beside others that nothing has: what is there may be full of records."""
+    while os.path.lexists(f"{stem}.{number}"):
+        number += 1
+    return f"{stem}.{number}"
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -284,7 +300,7 @@ def _read_header(path: str, raw: bytes) -> tuple[int, dict[str, object]]:
 def siblings(base: str | os.PathLike[str]) -> list[str]:
     """The spools of forked children beside this one, and those set aside."""
     directory, name = os.path.split(os.path.abspath(os.fsdecode(base)))
-    pattern = re.compile(re.escape(name) + r"(\.\d+)+")
+    pattern = re.compile(re.escape(name) + r"(\.\d+){1,4}")     # a child's, set aside: 3 or 4
     try:
         names = os.listdir(directory)
     except OSError:
@@ -321,12 +337,13 @@ class Leftovers:
                 spool.remove()
 
     def finish(self, timeout: float) -> bool:
-        """Flush; what is empty is removed. Whether all is."""
+        """Flush, `timeout` seconds in all; what is empty is removed. Whether all is."""
         if os.getpid() != self._process:       # they are the parent's
             return True
+        deadline = time.monotonic() + timeout
         left = []
         for spool, engine in self._engines:
-            if engine.flush(timeout):
+            if engine.flush(max(0.0, deadline - time.monotonic())):
                 engine.close(0.0)
             else:
                 left.append((spool, engine))

@@ -202,6 +202,8 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         if self._makes_sockets():
             raise ValueError("spool cannot be had with createSocket or _connect_unixsocket "
                              "overridden: others could not send what is in it")
+        # As the writer has them: who recovers the records may be in another directory.
+        paths = [os.fsdecode(_options.connectable(each)) for each in paths]
         spool = _spool.Spool(path, capacity, _spool.destination(
             paths, *self._destination, self.socktype or 0))
         self._engine = make_engine(capacity=capacity, spool=spool)
@@ -233,10 +235,11 @@ class SysLogHandler(logging.handlers.SysLogHandler):
         Ctrl-C interrupts it. Thread-safe.
         """
         seconds = self._seconds(timeout)
+        deadline = time.monotonic() + seconds
         self._note_losses()
         done = self._engine.flush(seconds)
         if self._leftovers is not None:
-            done = self._leftovers.finish(seconds) and done
+            done = self._leftovers.finish(max(0.0, deadline - time.monotonic())) and done
         self._gave_up_at = None if done else self._progress()
         return done
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import sys
@@ -41,12 +42,19 @@ def run(options: argparse.Namespace) -> int:
     except (TypeError, ValueError) as error:
         print(f"fastlog recover: {error}", file=sys.stderr)
         return 2
+    # Of a path that is no text, and of records: whatever stdout cannot print.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     complete = True
+    seen = set()
     for base in options.paths:
         found = siblings(base)
         if os.path.lexists(base) or not found:
             found.insert(0, base)
         for path in found:
+            if os.path.abspath(path) in seen:     # PATH* names the files beside PATH, too
+                continue
+            seen.add(os.path.abspath(path))
             try:
                 done = (look(path) if options.dry_run
                         else recover(path, where, timeout))
