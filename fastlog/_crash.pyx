@@ -15,15 +15,14 @@ from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
-from posix.signal cimport sigaction, sigaction_t, sigemptyset, siginfo_t
+from posix.signal cimport sigaction, sigaction_t, sigaddset, sigemptyset, siginfo_t
 from posix.unistd cimport getpid
 
 from fastlog._atomics cimport (cas_seq_cst, exchange_seq_cst, load_acquire, load_seq_cst,
                                store_seq_cst)
 from fastlog._clock cimport monotonic_ns
 from fastlog._core cimport live_writers
-from fastlog._registry cimport WRITERS_MAX, Registry, registry_pause
-from fastlog._ring cimport ring_used
+from fastlog._registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
 from fastlog._thread cimport writer_run_down
 from fastlog._transport cimport errno_set
 from fastlog._writer cimport AWAKE, STOPPED, Writer, writer_wake
@@ -52,23 +51,29 @@ cdef enum:
     NUDGE = 20                        # looks, after which it wakes writers that wait to reconnect
 
 cdef int[SIGNALS] numbers = [SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTERM]
-cdef sigaction_t[SIGNALS] earlier
+cdef sigaction_t[SIGNALS] earlier     # what was in our place, when we last came there
+cdef sigaction_t[SIGNALS] first       # and the first time
 cdef bint[SIGNALS] installed
 cdef Registry *registry = live_writers()
 cdef uint64_t patience                # ns
 
+cdef struct Duty:                     # of one drain
+    uint64_t writer
+    uint64_t position                 # up to which its ring is to be sent
+
 
 # --- in the signal handler ---------------------------------------------------------------------
 
-cdef bint drain_one(Writer *writer, uint64_t deadline, bint nudge) noexcept nogil:
+cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
+                    bint nudge) noexcept nogil:
     """Whether this one is done, or will never be."""
     cdef uint64_t stopped = STOPPED
-    if writer.process != getpid() or ring_used(&writer.ring) == 0:
+    if load_acquire(&writer.ring.at.tail.value) >= position:
         return True
     if exchange_seq_cst(&writer.crashing.value, 1) == 0 or nudge:
         writer_wake(writer)
     if cas_seq_cst(&writer.state.value, &stopped, AWAKE):
-        writer_run_down(writer, deadline)
+        writer_run_down(writer, position, deadline)
         store_seq_cst(&writer.state.value, STOPPED)
         return True
     return False
@@ -76,39 +81,54 @@ cdef bint drain_one(Writer *writer, uint64_t deadline, bint nudge) noexcept nogi
 
 cdef void drain_all() noexcept nogil:
     cdef uint64_t deadline = monotonic_ns() + patience
-    cdef uint64_t address
+    cdef Duty[WRITERS_MAX] duties
+    cdef Writer *writer
     cdef uint64_t looks = 0
     cdef bint done = False
     cdef int i
+    for i in range(WRITERS_MAX):
+        duties[i].writer = load_seq_cst(&registry.writers[i])
+        writer = <Writer *>duties[i].writer
+        if writer != NULL and writer.process != getpid():     # the parent's
+            duties[i].writer = 0
+        elif writer != NULL:
+            # Other threads may go on logging, and would keep us here.
+            duties[i].position = load_acquire(&writer.ring.at.head.value)
     while not done and monotonic_ns() < deadline:
         done = True
         for i in range(WRITERS_MAX):
-            address = load_acquire(&registry.writers[i])
-            if address and not drain_one(<Writer *>address, deadline, looks % NUDGE == 0):
+            # A writer that is removed meanwhile waits for us.
+            if duties[i].writer and not drain_one(<Writer *>duties[i].writer, duties[i].position,
+                                                  deadline, looks % NUDGE == 0):
                 done = False
         looks += 1
         if not done:
             registry_pause()
     for i in range(WRITERS_MAX):
-        address = load_acquire(&registry.writers[i])
-        if address:
-            store_seq_cst(&(<Writer *>address).crashing.value, 0)
+        if duties[i].writer:
+            store_seq_cst(&(<Writer *>duties[i].writer).crashing.value, 0)
 
 
 cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
     cdef int error = errno
     cdef uint64_t idle = 0
+    cdef uint64_t itself = <uint64_t>getpid()
     cdef int i
-    if cas_seq_cst(&registry.draining, &idle, 1):
+    # A process that was forked during a drain of its parent takes over from that.
+    while idle != itself and not cas_seq_cst(&registry.draining, &idle, itself):
+        pass
+    if idle == itself:
+        # Another thread is at it; to go on now would end the process. Not this one, in which
+        # the signals are blocked.
+        registry_await_drain(registry)
+    else:
         drain_all()
         store_seq_cst(&registry.draining, 0)
-    else:
-        # Another thread is at it; to go on now would end the process.
-        while load_seq_cst(&registry.draining):
-            registry_pause()
     for i in range(SIGNALS):
         if numbers[i] == number:
             sigaction(number, &earlier[i], NULL)
+            # What was put over us, and we over that: it calls us once more.
+            earlier[i] = first[i]
     errno_set(error)
     # Blocked until this returns; then the earlier disposition gets it.
     raise_(number)
@@ -145,12 +165,16 @@ def enable(double timeout):
     action.sa_flags = SA_SIGINFO | SA_ONSTACK
     sigemptyset(&action.sa_mask)
     for i in range(SIGNALS):
+        sigaddset(&action.sa_mask, numbers[i])
+    for i in range(SIGNALS):
         sigaction(numbers[i], NULL, &now)
         if now.sa_sigaction == on_signal:
             continue
         if numbers[i] == SIGTERM and signal.getsignal(SIGTERM) is not signal.SIG_DFL:
             continue
         sigaction(numbers[i], &action, &earlier[i])
+        if not installed[i]:
+            first[i] = earlier[i]
         installed[i] = True
 
 
@@ -163,4 +187,5 @@ def disable():
             sigaction(numbers[i], NULL, &now)
             if now.sa_sigaction == on_signal:
                 sigaction(numbers[i], &earlier[i], NULL)
+                earlier[i] = first[i]     # for one that was put over us and calls us
                 installed[i] = False

@@ -1,6 +1,7 @@
 """The writers of this process, where a signal handler finds them."""
 from libc.stdint cimport uint64_t
 from posix.time cimport timespec
+from posix.unistd cimport getpid
 
 from fastlog._atomics cimport atomic_u64, cas_seq_cst, load_seq_cst
 from fastlog._clock cimport MILLISECOND, to_timespec
@@ -13,12 +14,18 @@ cdef enum:
 
 ctypedef struct Registry:
     atomic_u64 writers[WRITERS_MAX]   # addresses; 0: free
-    atomic_u64 draining               # 1: a signal handler is at it
+    atomic_u64 draining               # getpid(), while a signal handler is at it
 
 
 cdef inline void registry_pause() noexcept nogil:
     cdef timespec limit = to_timespec(LOOK)
     ppoll(NULL, 0, &limit, NULL)
+
+
+cdef inline void registry_await_drain(Registry *registry) noexcept nogil:
+    """Wait for one that has begun: in this process, not in the one that it was forked from."""
+    while load_seq_cst(&registry.draining) == <uint64_t>getpid():
+        registry_pause()
 
 
 cdef inline void registry_add(Registry *registry, Writer *writer) noexcept nogil:
@@ -38,5 +45,4 @@ cdef inline void registry_remove(Registry *registry, Writer *writer) noexcept no
     for i in range(WRITERS_MAX):
         itself = <uint64_t>writer
         cas_seq_cst(&registry.writers[i], &itself, 0)
-    while load_seq_cst(&registry.draining):
-        registry_pause()
+    registry_await_drain(registry)

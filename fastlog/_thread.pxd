@@ -115,14 +115,17 @@ cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
     return linger
 
 
-cdef inline void writer_run_down(Writer *writer, uint64_t deadline) noexcept nogil:
-    """Drain until monotonic_ns() is `deadline`, in a signal handler, where there is no thread.
+cdef inline void writer_run_down(Writer *writer, uint64_t position,
+                                 uint64_t deadline) noexcept nogil:
+    """Drain up to `position`, until monotonic_ns() is `deadline`, where there is no thread: in a
+    signal handler.
 
     The caller has made the state AWAKE. No name is looked up: that is not async-signal-safe.
     """
     cdef Drained drained
     store_seq_cst(&writer.stop.value, 0)
-    while ring_used(&writer.ring) and monotonic_ns() < deadline:
+    while (load_relaxed(&writer.ring.at.tail.value) < position
+            and monotonic_ns() < deadline):
         if writer.transport.fd < 0 and transport_is_network(&writer.transport):
             return
         drained = writer_drain(writer)

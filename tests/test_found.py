@@ -1,7 +1,9 @@
 """What was once wrong: a small case of each, so that it does not come back."""
 import mmap
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,7 +45,8 @@ for _ in range(5):
             thread.start()
         for thread in threads:
             thread.join()
-        names = [name for name in os.listdir(os.path.dirname(sys.argv[2])) if str(os.getpid()) in name]
+        names = [name for name in os.listdir(os.path.dirname(sys.argv[2]))
+                 if str(os.getpid()) in name]
         assert len(names) == 1, names
         os._exit(handler.stats().accepted)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 160
@@ -165,6 +168,120 @@ def test_drop_oldest_never_drops_the_new_one(make_handler, sink, logger_for):
     reader.join()
     stats = handler.stats()
     assert stats.discarded and stats.dropped == 0
+
+
+# --- the crash drain -----------------------------------------------------------------------------
+
+NOBODY = """
+import ctypes, faulthandler, logging, os, signal, sys, threading, time, fastlog
+logging.raiseExceptions = False  # nobody listens, and that is told
+handler = fastlog.SysLogHandler(sys.argv[1])
+log = logging.Logger("x")
+log.addHandler(handler)
+log.info("x")
+main = threading.main_thread().ident
+"""
+
+
+def test_another_signal_during_the_drain(run_python, directory):
+    """In the same thread: the first one goes on, it does not wait for itself."""
+    run_python(NOBODY + """
+fastlog.enable_crash_drain(1.0)
+if os.fork() == 0:
+    # The parent is in the drain once it blocks the signal.
+    def blocked():
+        with open(f"/proc/{parent}/task/{parent}/status") as status:
+            return int(status.read().partition("SigBlk:")[2].split()[0], 16)
+    parent = os.getppid()
+    os.kill(parent, signal.SIGTERM)
+    while not blocked() >> (signal.SIGTERM - 1) & 1:
+        time.sleep(0.001)
+    os.kill(parent, signal.SIGABRT)
+    os._exit(0)
+time.sleep(60)
+""", directory / "nobody", returncode=-signal.SIGTERM)
+
+
+def test_faulthandler_between_two_calls(run_python, directory):
+    """Each of the three runs; then the process ends by the signal, and not by a stack overflow."""
+    run_python("""
+import faulthandler, os, fastlog
+fastlog.enable_crash_drain()
+faulthandler.enable()
+fastlog.enable_crash_drain(1.0)
+os.abort()
+""", returncode=-signal.SIGABRT, stderr=re.compile(r"\AFatal Python error: Aborted"))
+
+
+def test_fork_during_a_drain(run_python, directory):
+    """The child is not in that drain: it can close its handlers, and crash itself."""
+    done = run_python(NOBODY + """
+fastlog.enable_crash_drain(1000.0)
+signals, pid = {signal.SIGTERM}, 0
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+def crash():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    time.sleep(60)
+
+thread = threading.Thread(target=crash, daemon=True)
+thread.start()
+parent = os.getpid()
+os.kill(parent, signal.SIGTERM)
+
+def blocked():
+    with open(f"/proc/self/task/{thread.native_id}/status") as status:
+        return int(status.read().partition("SigBlk:")[2].split()[0], 16)
+
+while not blocked() >> (signal.SIGSEGV - 1) & 1:
+    pass
+if os.fork() == 0:
+    fastlog.enable_crash_drain(0.1)
+    handler.close(0.0)
+    del handler, log.handlers[:]
+    os.kill(os.getpid(), signal.SIGSEGV)
+while True:
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    if pid:
+        os.write(1, b"%d" % os.waitstatus_to_exitcode(status))
+        os._exit(0)
+""", directory / "nobody")
+    assert done == str(-signal.SIGSEGV)
+
+
+def test_drain_does_not_wait_for_what_is_logged_meanwhile(run_python, sink):
+    """Threads that go on logging do not keep the process from its end."""
+    drain = threading.Thread(target=read_slowly, args=(sink,))
+    drain.start()
+    try:
+        run_python(NOBODY + """
+fastlog.enable_crash_drain(1000.0)
+
+def write():
+    while True:
+        log.info("x")
+
+for _ in range(2):
+    threading.Thread(target=write, daemon=True).start()
+while handler.stats().pending < 100:     # so many that there is always one
+    pass
+parent = os.getpid()
+if os.fork() == 0:
+    os.kill(parent, signal.SIGTERM)
+    os._exit(0)
+time.sleep(60)      # without the GIL
+""", sink.path, returncode=-signal.SIGTERM)
+    finally:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"end", sink.path)
+        drain.join()
+
+
+def read_slowly(sink):
+    """Slower than two threads log, so that the ring is never empty."""
+    pause = threading.Event()
+    while sink.take_one() != b"end":
+        pause.wait(0.001)
 
 
 # --- what is in a spool's file -------------------------------------------------------------------
