@@ -14,6 +14,7 @@ sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE \
                        -o -name '*.h' -o -name py.typed)
 
 # What runs in one process, so that a sanitizer's library can be loaded before the interpreter.
+# Nothing that forks: gcc 12's libasan takes its allocator's lock into the child if a thread has it.
 sanitized_tests = overflow oversize delivery format handler logger options outages protocols
 
 .PHONY: help demo test chaos sanitize bench lint sdist daemons libsystemd setup clean

@@ -264,8 +264,9 @@ cdef inline uint64_t ring_peek(Ring *ring, uint64_t position) noexcept nogil:
 
 cdef inline bint ring_is_ready(Ring *ring) noexcept nogil:
     """Whether the record at tail is committed. Writer only, before it sleeps."""
-    # seq_cst instead of P1: the writer stored its state just before (S2).
-    return load_seq_cst(&ring_at(ring, load_relaxed(&ring.at.tail.value)).word) & COMMITTED != 0
+    # seq_cst instead of P1: the writer stored its state just before (S2). The tail, too: a
+    # producer that discards old records may have moved it.
+    return load_seq_cst(&ring_at(ring, load_seq_cst(&ring.at.tail.value)).word) & COMMITTED != 0
 
 
 cdef inline void ring_zero(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:

@@ -20,8 +20,8 @@ from fastlog._ring cimport (ring_create, ring_destroy, ring_find, ring_is_ready,
                             ring_mend, ring_next, ring_used)
 from fastlog._transport cimport errno_set, transport_close, transport_init, transport_is_network
 from fastlog._writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
-                              writer_begin_trouble, writer_offer_socket, writer_release,
-                              writer_wake)
+                              writer_begin_trouble, writer_lock_tail, writer_offer_socket,
+                              writer_release, writer_unlock_tail, writer_wake)
 
 
 cdef enum:
@@ -31,6 +31,7 @@ cdef enum:
     MANY_RECORDS = 8              # the next one is to come sooner
     BACKOFF_MAX = 1000 * MILLISECOND
     MEMORY_PAUSE = 10 * MILLISECOND
+    UNFINISHED_PATIENCE = 20 * MILLISECOND    # for a record that is being written, in a crash
     RESOLVER_PATIENCE = 1         # s
 
 
@@ -60,12 +61,19 @@ cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout
 cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
     """In a crash: the first record's thread may be the one that crashed, and never commit it."""
     cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
-    cdef uint64_t head = load_relaxed(&writer.ring.at.head.value)
-    cdef uint64_t span
-    writer_pause(writer, MILLISECOND, False)        # other threads only need a moment
-    if tail != head and not ring_is_ready(&writer.ring):
+    cdef uint64_t deadline = monotonic_ns() + UNFINISHED_PATIENCE
+    cdef uint64_t head, span
+    cdef bint locked
+    while (load_relaxed(&writer.ring.at.tail.value) == tail and not ring_is_ready(&writer.ring)
+           and monotonic_ns() < deadline):
+        writer_pause(writer, MILLISECOND, False)    # other threads only need a moment
+    locked = writer_lock_tail(writer)
+    head = load_relaxed(&writer.ring.at.head.value)
+    if (tail != head and load_relaxed(&writer.ring.at.tail.value) == tail
+            and not ring_is_ready(&writer.ring)):
         span = ring_find(&writer.ring, tail, head)
         writer_release(writer, tail + span if span else ring_next(&writer.ring, tail, head))
+    writer_unlock_tail(writer, locked)
 
 
 cdef inline void writer_loop(Writer *writer) noexcept nogil:
@@ -123,9 +131,8 @@ cdef inline void writer_run_down(Writer *writer, uint64_t position,
     The caller has made the state AWAKE. No name is looked up: that is not async-signal-safe.
     """
     cdef Drained drained
-    store_seq_cst(&writer.stop.value, 0)
-    while (load_relaxed(&writer.ring.at.tail.value) < position
-            and monotonic_ns() < deadline):
+    while load_acquire(&writer.ring.at.tail.value) < position and monotonic_ns() < deadline:
+        store_seq_cst(&writer.stop.value, 0)        # another thread may just be closing it
         if writer.transport.fd < 0 and transport_is_network(&writer.transport):
             return
         drained = writer_drain(writer)
@@ -169,21 +176,22 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     cdef sigset_t all_signals, before
     cdef uint64_t stopped = STOPPED
     cdef int error = 0
+    # The thread inherits the mask: signals are the program's own threads' business. And none must
+    # come between AWAKE and the thread that makes it true: who handles a crash would wait for it.
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &before)
     pthread_mutex_lock(&writer.lifecycle)
     # Not if it is awake without a thread: then a crash is being handled.
     if not writer.started and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
-        # The thread inherits the mask: signals are the program's own threads' business.
-        sigfillset(&all_signals)
-        pthread_sigmask(SIG_SETMASK, &all_signals, &before)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
-        pthread_sigmask(SIG_SETMASK, &before, NULL)
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
         else:
             pthread_setname_np(writer.thread, "fastlog-writer")
             writer.started = True
     pthread_mutex_unlock(&writer.lifecycle)
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
     return error
 
 

@@ -68,6 +68,7 @@ ctypedef struct Writer:
     Mended mended                 # what the ring held at the beginning
     bint evicting                 # producers discard old records: tail is under `tail_lock`
     pthread_mutex_t tail_lock
+    bint tail_lock_lost           # its holder has crashed
     uint64_t linger_min           # ns; 0: no lingering
     pthread_mutex_t progress_lock
     pthread_cond_t progress       # tail reached `wanted`
@@ -136,6 +137,22 @@ cdef inline void writer_end_trouble(Writer *writer) noexcept nogil:
         cas_seq_cst(&writer.trouble.value, &number, number + 1)
 
 
+cdef inline bint writer_lock(Writer *writer, pthread_mutex_t *lock) noexcept nogil:
+    """Take a lock that is held for short. False in a crash, if its holder does not give it back:
+    that may be the thread that crashed.
+    """
+    cdef timespec deadline
+    while pthread_mutex_trylock(lock) != 0:
+        clock_gettime(CLOCK_REALTIME, &deadline)
+        deadline = to_timespec(<uint64_t>deadline.tv_sec * SECOND + <uint64_t>deadline.tv_nsec
+                               + LOCK_PATIENCE)
+        if pthread_mutex_timedlock(lock, &deadline) == 0:
+            return True
+        if load_relaxed(&writer.crashing.value):
+            return False
+    return True
+
+
 cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogil:
     cdef uint64_t used = ring_used(&writer.ring)
     # tail moves nowhere else, so `used` is at its highest just before this.
@@ -146,8 +163,8 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
         store_relaxed(&writer.stalled.value, 0)
     if load_relaxed(&writer.trouble.value) & 1:
         writer_end_trouble(writer)
-    if position >= load_seq_cst(&writer.wanted.value):          # W1 pairs with W2
-        pthread_mutex_lock(&writer.progress_lock)
+    if (position >= load_seq_cst(&writer.wanted.value)          # W1 pairs with W2
+            and writer_lock(writer, &writer.progress_lock)):
         # Who waits for more than this says so again.
         store_relaxed(&writer.wanted.value, NOBODY)
         pthread_cond_broadcast(&writer.progress)
@@ -157,21 +174,14 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
 cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:
     """If `evicting`, take the lock under which tail moves; held for no longer than a send takes.
 
-    Returns what writer_unlock_tail() wants to know. In a crash the holder may be the thread that
-    crashed, which will never give it back.
+    Returns what writer_unlock_tail() wants to know.
     """
-    cdef timespec deadline
     if not writer.evicting:
         return False
-    while pthread_mutex_trylock(&writer.tail_lock) != 0:
-        if load_relaxed(&writer.crashing.value):
-            return False
-        clock_gettime(CLOCK_REALTIME, &deadline)
-        deadline = to_timespec(<uint64_t>deadline.tv_sec * SECOND + <uint64_t>deadline.tv_nsec
-                               + LOCK_PATIENCE)
-        if pthread_mutex_timedlock(&writer.tail_lock, &deadline) == 0:
-            return True
-    return True
+    if writer.tail_lock_lost and load_relaxed(&writer.crashing.value):    # wait for it only once
+        return pthread_mutex_trylock(&writer.tail_lock) == 0
+    writer.tail_lock_lost = not writer_lock(writer, &writer.tail_lock)
+    return not writer.tail_lock_lost
 
 
 cdef inline void writer_unlock_tail(Writer *writer, bint locked) noexcept nogil:

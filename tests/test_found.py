@@ -1,5 +1,4 @@
 """What was once wrong: a small case of each, so that it does not come back."""
-import mmap
 import os
 import re
 import signal
@@ -144,30 +143,6 @@ def test_record_that_comes_while_the_spool_is_left(make_handler, make_sink, dire
     log.info("later")
     assert sink.take(2) == [b"<14>meanwhile\0", b"<14>later\0"]
     assert handler.flush() and handler.stats().sent == 2
-
-
-# --- drop_oldest ---------------------------------------------------------------------------------
-
-def test_drop_oldest_never_drops_the_new_one(make_handler, sink, logger_for):
-    """Nor where the writer makes room between the look at the ring and the eviction."""
-    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_oldest", linger=0.0)
-    log = logger_for(handler)
-    done = threading.Event()
-
-    def read():
-        while not (done.is_set() and handler.stats().pending == 0 and sink.is_empty()):
-            if not sink.is_empty():
-                sink.take_one()
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for i in range(100_000):
-        log.info("%d %s", i, "x" * 100)
-    assert handler.flush()
-    done.set()
-    reader.join()
-    stats = handler.stats()
-    assert stats.discarded and stats.dropped == 0
 
 
 # --- the crash drain -----------------------------------------------------------------------------

@@ -203,6 +203,25 @@ else:
     assert collector.expect(2) == [f"pid {pid}" for pid in out.split()]
 
 
+def test_procid_is_the_childs(run_python, make_sink):
+    sink = make_sink()
+    output = run_python("""
+import logging, os, sys, fastlog
+log = logging.getLogger()
+log.addHandler(fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424", app_name="a"))
+log.warning("parent")
+pid = os.fork()
+if pid == 0:
+    log.warning("child")
+    logging.shutdown()
+    os._exit(0)
+os.waitpid(pid, 0)
+print(os.getpid(), pid)
+""", sink.path)
+    parent, child = (int(received.split()[4]) for received in sink.take(2))
+    assert f"{parent} {child}\n" == output
+
+
 def test_daemon_threads_at_the_end(run_python, sink, collector):
     """A daemon thread that logs on while the interpreter ends: no hang, nothing on stderr."""
     out = run_python(PROGRAM + """

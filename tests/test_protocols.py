@@ -130,25 +130,6 @@ for created in (1_700_000_000.0, 1_720_000_000.999999, 0.5, 1_710_054_000.999999
         assert abs(when.timestamp() - float(text[-1])) < 1e-6
 
 
-def test_a_fork_has_its_own_procid(run_python, make_sink):
-    sink = make_sink()
-    output = run_python("""
-import logging, os, sys, fastlog
-log = logging.getLogger()
-log.addHandler(fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424", app_name="a"))
-log.warning("parent")
-pid = os.fork()
-if pid == 0:
-    log.warning("child")
-    logging.shutdown()
-    os._exit(0)
-os.waitpid(pid, 0)
-print(os.getpid(), pid)
-""", sink.path)
-    parent, child = (int(received.split()[4]) for received in sink.take(2))
-    assert f"{parent} {child}\n" == output
-
-
 NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
 NAME = r"[!#-<>-\\^-~]{1,32}"
 ELEMENT = re.compile(rf'\[({NAME})((?: {NAME}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
