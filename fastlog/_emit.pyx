@@ -1,7 +1,7 @@
 # cython: language_level=3, binding=True
 """The handler's hot path: from a LogRecord to Engine.put.
 
-These are methods of fastlog.handlers.SysLogHandler. They do what the standard
+These are methods of fastlog._handler.EngineHandler. They do what the standard
 library's do (CPython, Lib/logging/__init__.py, handlers.py). Where neither the
 handler's class nor the handler overrides a step of it, the steps are taken here,
 on a snapshot of the handler's attributes that any assignment to one throws away.

@@ -20,14 +20,14 @@ TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastlog.handlers import SysLogHandler
+    from fastlog._handler import EngineHandler
 
-_handlers: weakref.WeakSet[SysLogHandler] = weakref.WeakSet()
+_handlers: weakref.WeakSet[EngineHandler] = weakref.WeakSet()
 _exiting = False
 _known_to_multiprocessing = False
 
 
-def watch(handler: SysLogHandler) -> None:
+def watch(handler: EngineHandler) -> None:
     """Deliver this handler's records at the end of this process and of its children."""
     _handlers.add(handler)
     _tell_multiprocessing()
