@@ -18,6 +18,6 @@ setup(ext_modules=[
         extra_compile_args=["-std=gnu11", "-pthread", "-ffp-contract=off"],
         extra_link_args=["-pthread"],
     )
-    for name in ("_core", "_crash", "_watch", "_header", "_merge", "_record", "_format", "_emit",
-                 "_logger")
+    for name in ("_core", "_crash", "_watch", "_header", "_merge", "_record", "_format", "_journal",
+                 "_emit", "_logger")
 ])

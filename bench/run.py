@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import charts
 from cell import Cell
 from results import Results
-from sinks import find_journald
 from summary import summary_report
 from tables import imports_report, suite_report
 from workloads import FULL, OURS, QUICK, SUITES, Workload, all_workloads
 
+from fastlog.cli.journald import find_journald
 from fastlog.cli.rsyslogd import find_rsyslogd
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from fastlog.cli.journald import Journald
 from fastlog.cli.rsyslogd import LineCount, Rsyslogd, wait_until
 
 # A record's number, and the number of the thread that logged it.
@@ -166,51 +167,21 @@ class CSink(Sink):
 
 
 class JournaldSink(Sink):
-    """systemd-journald with a /run of its own, in a mount namespace of its own. Needs root."""
-
-    _START = """\
-set -e
-mount -t tmpfs -o size=75% tmpfs /run
-mount -t tmpfs tmpfs /var/log
-mkdir -p /run/systemd/journal /run/log/journal /run/systemd/journald.conf.d
-test -s /etc/machine-id || systemd-machine-id-setup
-printf '[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nRuntimeMaxUse=8G\n' \
-    > /run/systemd/journald.conf.d/bench.conf
-exec "$0"
-"""
+    """systemd-journald with a /run of its own. Needs root."""
 
     def __init__(self, directory: Path) -> None:
-        program = find_journald()
-        if program is None:
-            raise FileNotFoundError("systemd-journald is not installed")
-        with open(directory / "journald.out", "wb") as output:
-            self.process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", self._START, program],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self.daemon = Journald(directory)
+        self.daemon.start()
         self.address = "/run/systemd/journal/dev-log"
-        self.enter = ("nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt")
-        root = Path(f"/proc/{self.process.pid}/root")
-        wait_until(lambda: (root / self.address[1:]).exists() and self._command() != "sh",
-                   20, f"journald, see {directory}/journald.out")
-
-    def _command(self) -> str:
-        return Path(f"/proc/{self.pid}/comm").read_text().strip()
+        self.enter = self.daemon.enter
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return self.daemon.pid
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
-        self.process.wait(30)
+        self.daemon.close()
 
     def arrived(self) -> Arrived:
         # Under any identifier: journald takes RFC 5424's header for text.
-        done = subprocess.run([*self.enter, "journalctl", "-o", "cat", "--no-pager"],
-                              capture_output=True, text=True, check=True)
-        return check(done.stdout)
-
-
-def find_journald() -> str | None:
-    return shutil.which("systemd-journald", path="/lib/systemd:/usr/lib/systemd")
+        return check(self.daemon.journalctl("-o", "cat"))

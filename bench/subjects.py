@@ -103,6 +103,17 @@ def make_fastlog_spool(address: str, asctime: bool) -> Subject:
         return make_fastlog(address, asctime, own_logger=True, spool=f"{directory}/spool")
 
 
+def make_fastlog_journal(address: str, asctime: bool, own_logger: bool = False) -> Subject:
+    """On journald's own socket, whatever the address."""
+    import fastlog
+
+    handler = fastlog.JournalHandler(ident=IDENT, facility="local0")
+    handler.setFormatter(_formatter(asctime))
+    log = fastlog.Logger("bench", logging.INFO) if own_logger else _logger()
+    log.addHandler(handler)
+    return Subject(log.info, lambda: handler.flush(60), dropped=lambda: handler.stats().dropped)
+
+
 # --- the others ----------------------------------------------------------------------------------
 
 def make_stdlib(address: str, asctime: bool) -> Subject:
@@ -192,6 +203,8 @@ FACTORIES: dict[str, Callable[[str, bool], Subject]] = {
     "cysystemd": make_cysystemd,
     "fastlog": make_fastlog,
     "fastlog Logger": make_fastlog_logger,
+    "fastlog JournalHandler": make_fastlog_journal,
+    "fastlog JournalHandler, Logger": partial(make_fastlog_journal, own_logger=True),
     "fastlog Logger, spool": make_fastlog_spool,
     "fastlog Logger, drop_new": partial(make_fastlog, own_logger=True, overflow="drop_new"),
     "fastlog Logger, drop_oldest": partial(make_fastlog, own_logger=True, overflow="drop_oldest"),

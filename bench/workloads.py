@@ -54,17 +54,16 @@ DROP_OLDEST = "fastlog Logger, drop_oldest"
 STALLED = "daemon stalled, tight loop"
 PEERS = ("SysLogHandler", "QueueHandler", "backgroundlog", "loguru", "picologging", "rfc5424")
 JOURNAL_PEERS = ("systemd-python", "cysystemd")
+JOURNAL_OURS = ("fastlog JournalHandler", "fastlog JournalHandler, Logger")
 SYSLOG = (*PEERS, *OURS)
 ALL = (*FLOORS, *SYSLOG)
-JOURNAL = (*FLOORS, *PEERS, *JOURNAL_PEERS, *OURS)
+JOURNAL = (*FLOORS, *PEERS, *JOURNAL_PEERS, *OURS, *JOURNAL_OURS)
 C_LOOP, DRAIN = "C sendto", "fastlog drain"
 THROUGHPUT = (C_LOOP, DRAIN, "fastlog", "fastlog Logger", "SysLogHandler")
 
 #: Shown beneath the tables in which they are not a row.
-ABSENT = {
-    "systemd-python": "speaks journald's own protocol only: see the tables of journald",
-    "cysystemd": "speaks journald's own protocol only: see the tables of journald",
-}
+ABSENT = dict.fromkeys((*JOURNAL_PEERS, *JOURNAL_OURS),
+                       "speaks journald's own protocol only: see the tables of journald")
 SETUPS = {
     "bare %": "`message % args` in a function, and nothing else: the floor",
     "NullHandler": "the standard library's Logger with nothing behind it",
@@ -79,9 +78,11 @@ SETUPS = {
     "cysystemd": "its JournaldLogHandler",
     "fastlog": "fastlog.SysLogHandler behind the standard library's Logger",
     "fastlog Logger": "fastlog.SysLogHandler behind fastlog.Logger",
-    SPOOL: "the same with its ring in a file on a tmpfs",
-    DROP_NEW: "the same with this overflow policy",
-    DROP_OLDEST: "the same with this overflow policy",
+    JOURNAL_OURS[0]: "fastlog.JournalHandler behind the standard library's Logger",
+    JOURNAL_OURS[1]: "fastlog.JournalHandler behind fastlog.Logger",
+    SPOOL: "fastlog Logger with its ring in a file on a tmpfs",
+    DROP_NEW: "fastlog Logger with this overflow policy",
+    DROP_OLDEST: "fastlog Logger with this overflow policy",
     C_LOOP: "a C loop of blocking sendto",
     DRAIN: "fastlog's writer alone: all records lie in its ring when the clock starts",
 }

@@ -2,6 +2,7 @@
 
 `fastlog.SysLogHandler` takes the place of `logging.handlers.SysLogHandler`: a
 record's bytes go into a ring buffer, and a native thread sends them.
+`fastlog.JournalHandler` does so with journald and its fields.
 """
 try:
     from fastlog import _core as _core
@@ -17,7 +18,12 @@ from fastlog._stats import Stats
 from fastlog.handlers import SysLogHandler
 from fastlog.loggers import Logger, install, uninstall
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastlog.journal import JournalHandler as JournalHandler
+
 __all__ = [
+    "JournalHandler",
     "Logger",
     "Stats",
     "SysLogHandler",
@@ -27,3 +33,12 @@ __all__ = [
     "uninstall",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # Imported by those who want it.
+    if name == "JournalHandler":
+        from fastlog.journal import JournalHandler
+
+        return JournalHandler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,6 +48,9 @@ cdef class Engine:
     cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
+    cdef size_t longest_entry(self) except 0
+    cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
+                       bint shortened) except -1
     cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                        size_t longest) except -1
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,

@@ -17,8 +17,8 @@ from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_se
 from fastlog._clock cimport MILLISECOND, monotonic_ns
 from fastlog._counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
                                 UNSENDABLE, Loss, count_loss, count_lost)
-from fastlog._frame cimport (FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING, UNFRAMED,
-                             frame_priority_size, frame_start, frame_utf8_floor)
+from fastlog._frame cimport (ENTRY, FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
+                             UNFRAMED, frame_priority_size, frame_start, frame_utf8_floor)
 from fastlog._message cimport (Message, message_add, message_add_bytes, message_begin,
                                message_bytes, message_copy, message_end, message_escape,
                                message_shorten)
@@ -102,7 +102,7 @@ cdef class Engine:
     socktype: SOCK_DGRAM, SOCK_STREAM, or 0 for datagram with fallback to stream.
     connect_timeout: seconds that a TCP connect may take; 0: what the kernel allows.
     adopting: connect nothing; sockets come by adopt().
-    framing: 0: none, 1: octet counting, 2: newline (RFC 6587).
+    framing: 0: none, 1: octet counting, 2: newline (RFC 6587), 3: entries of the journal.
     capacity: bytes of the ring, a power of two and at least a page.
     overflow: 0: a record that finds no room waits, 1: it is dropped, 2: the oldest are discarded.
     block_timeout: seconds without progress after which it is dropped and the engine is stalled.
@@ -174,6 +174,7 @@ cdef class Engine:
         memcpy(writer.transport.service, PyBytes_AS_STRING(self.service), len(self.service) + 1)
         writer.transport.connect_timeout = self.connect_timeout
         writer.transport.adopting = self.adopting
+        writer.transport.by_memfd = self.framing == ENTRY
         # Unless a batch that goes slowly would look like no progress, or hold producers up.
         writer.transport.patient = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
@@ -264,6 +265,22 @@ cdef class Engine:
         add_relaxed(&self.writer.counters.truncated, 1)
         return self.put_record(priority, message, append_nul, urgent, SHORTENED)
 
+    cdef size_t longest_entry(self) except 0:
+        """Bytes that put_entry() takes."""
+        self.ensure_ours()
+        return self.writer.ring.max_length
+
+    cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
+                       bint shortened) except -1:
+        """put(), for an entry of the journal. What is too long loses its end."""
+        cdef size_t longest = self.longest_entry()
+        if message.size > longest:
+            message_shorten(message, longest)
+            shortened = True
+        if shortened:
+            add_relaxed(&self.writer.counters.truncated, 1)
+        return self.put_record(priority, message, False, urgent, SHORTENED if shortened else 0)
+
     cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                        size_t longest) except -1:
         """Put a message as several records: of each at most `longest` bytes, whole characters."""
@@ -292,8 +309,8 @@ cdef class Engine:
         """Reserve, fill, commit, notify. The message fits."""
         cdef char start[FRAME_START_MAX]      # what comes before the message
         cdef bint append_newline = self.framing == NEWLINE
-        cdef size_t start_size = frame_start(start, priority, message.size + append_nul,
-                                             self.framing == OCTET_COUNTING)
+        cdef size_t start_size = 0 if self.framing == ENTRY else frame_start(
+            start, priority, message.size + append_nul, self.framing == OCTET_COUNTING)
         cdef size_t size = start_size + message.size + append_nul + append_newline
         cdef uint64_t used = 0
         cdef Record *record = ring_try_reserve(&self.writer.ring, size, priority % 8, &used)

@@ -96,7 +96,10 @@ cdef inline Drained writer_connect(Writer *writer) noexcept nogil:
 
 
 cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
-    """After EMSGSIZE: a larger buffer, else a shorter record, else none."""
+    """After EMSGSIZE: a larger buffer, else a shorter record, else none.
+
+    Not shorter where the record is more than text: journald ignores an entry with an end missing.
+    """
     cdef uint64_t word = ring_peek(&writer.ring, writer.first)
     cdef size_t length = writer.transport.parts[0].iov_len
     cdef size_t limit
@@ -104,7 +107,7 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
         return
     writer_count_error(writer, EMSGSIZE)
     writer.memory_tries = 0
-    limit = transport_shorter(&writer.transport, length)
+    limit = 0 if writer.transport.by_memfd else transport_shorter(&writer.transport, length)
     if limit == 0:
         count_loss(&writer.counters, UNSENDABLE, word_severity(word))
         writer_begin_trouble(writer)

@@ -2,6 +2,7 @@
 from fastlog._core cimport Engine
 from fastlog._format cimport Format
 from fastlog._header cimport Header
+from fastlog._journal cimport Journal
 from fastlog._record cimport Call
 from fastlog._watch cimport Watch
 
@@ -20,6 +21,7 @@ cdef class Snapshot:
     cdef unsigned int last_priority
     cdef object ident, append_nul, urgent_level
     cdef Header header                # in the place of ident, or None
+    cdef Journal journal              # has entries of the journal made, or None
     cdef object formatter             # None: logging's default
     cdef list filters
     cdef Format format                # `formatter`, if that is a plain one, compiled

@@ -18,6 +18,7 @@ from libc.stdint cimport uint64_t
 
 from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._format cimport Format, compile_format
+from fastlog._journal cimport Journal
 from fastlog._message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
 from fastlog._record cimport (CREATED, LEVELNAME, LEVELNO, Call, Facts, class_is_stock, created_of,
@@ -86,6 +87,7 @@ cdef Snapshot take_snapshot(object self, dict own):
         now.priority_names = self.priority_names
         now.ident = self.ident
         now.header = self._header
+        now.journal = self._journal
         now.append_nul = self.append_nul
         now.urgent_level = self.urgent_level
         now.formatter = self.formatter or None
@@ -227,13 +229,19 @@ cdef int put_overridden(object self, object record) except -1:
         self._renew_socket()
     text = format_locked(self, record)
     priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
+    urgent = is_urgent(record.levelno, self.urgent_level)
+    journal = self._journal
     message_begin(&message)
     try:
+        if journal is not None:
+            room = message_leave_room(&message)
+            message_add(&message, text)
+            return (<Journal?>journal).put_record(engine, &message, room, self.ident, priority,
+                                                  urgent, record)
         message_add(&message, self.ident or "" if self._header is None else
                     self._header(getattr(record, "created", None), record))
         message_add(&message, text)
-        return engine.put(priority, &message, self.append_nul,
-                          is_urgent(record.levelno, self.urgent_level))
+        return engine.put(priority, &message, self.append_nul, urgent)
     finally:
         message_end(&message)
 
@@ -309,7 +317,7 @@ cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict 
         return put_message(now, self, &message, ident, <object>facts.values[<int>LEVELNAME],
                            is_urgent(<object>facts.values[<int>LEVELNO], now.urgent_level),
                            None if now.header is None else <object>facts.values[<int>CREATED],
-                           record)
+                           record, NULL)
     finally:
         message_end(&message)
 
@@ -327,20 +335,29 @@ cdef int put_text(Snapshot now, object self, object record) except -1:
         return put_message(now, self, &message, ident, record.levelname,
                            is_urgent(record.levelno, now.urgent_level),
                            None if now.header is None else getattr(record, "created", None),
-                           record)
+                           record, NULL)
     finally:
         message_end(&message)
 
 
 cdef inline int put_message(Snapshot now, object self, Message *message, int ident,
-                            object levelname, bint urgent, object created,
-                            object record) except -1:
-    """What comes after the formatting, in which code of the program may have run."""
+                            object levelname, bint urgent, object created, object record,
+                            Call *call) except -1:
+    """What comes after the formatting, in which code of the program may have run.
+
+    Of a record; or of a call, of which none was made.
+    """
     cdef Snapshot then = now
     if not now.current:
         then = snapshot_of(self)
         if not then.stock:
             then = now
+    if then.journal is not None:
+        if call != NULL:
+            return then.journal.put_call(then.engine, message, ident, then.ident,
+                                         priority_of(then, levelname), urgent, call)
+        return then.journal.put_record(then.engine, message, ident, then.ident,
+                                       priority_of(then, levelname), urgent, record)
     if then.header is not None:
         message_fill(message, ident, then.header.make(created, record))
     elif then.ident:
@@ -398,6 +415,6 @@ cdef int put_call(Snapshot now, object self, Call *call) except -1:
         format.format_call(call, &message)
         return put_message(now, self, &message, ident, <object>call.levelname,
                            call.number >= now.urgent_number,
-                           None if now.header is None else created_of(call.time), None)
+                           None if now.header is None else created_of(call.time), None, call)
     finally:
         message_end(&message)

@@ -15,10 +15,11 @@ cdef extern from *:
     """
     const char *MARK "FASTLOG_MARK"   # at the end of what was shortened
 
-cdef enum Framing:                # of records on a stream
+cdef enum Framing:                # what is put around a message; of records on a stream:
     UNFRAMED                      # the standard library's: nothing but the NUL, if any
     OCTET_COUNTING                # length and a space in front: RFC 6587 section 3.4.1
     NEWLINE                       # a line feed behind: RFC 6587 section 3.4.2
+    ENTRY                         # no stream: an entry of the journal, no PRI before it either
 
 
 cdef inline int frame_number(char *out, uint32_t number) noexcept nogil:

@@ -12,4 +12,5 @@ cdef class Header:
     cdef str second_text, zone
 
     cdef str make(self, object created, object record)
+    cdef str timestamp(self, object created)
     cdef int set_second(self, int64_t second) except -1

@@ -71,22 +71,15 @@ cdef class Header:
 
     cdef str make(self, object created, object record):
         """The text for a record of this time (seconds since 1970), with a space at its end."""
-        cdef double when = created if isinstance(created, (float, int)) else time.time()
-        cdef int64_t second = <int64_t>when
-        cdef int64_t micro = <int64_t>((when - <double>second) * 1e6 + 0.5)
+        cdef str when = self.timestamp(created)
         cdef str process = self.procid
-        if micro >= 1_000_000:
-            second += 1
-            micro = 0
-        if second != self.second:
-            self.set_second(second)
         if process is None:
             if self.process != getpid():
                 self.process = getpid()
                 self.process_text = str(self.process)
             process = self.process_text
         if not self.is_5424:
-            return f"{self.second_text}{self.constant}[{process}]: "
+            return f"{when}{self.constant}[{process}]: "
         msgid, data = self.msgid, self.data
         if record is not None:
             own = record.__dict__
@@ -94,8 +87,21 @@ cdef class Header:
                 msgid = make_valid(own["msgid"], MSGID_MAX)
             if "structured_data" in own:
                 data = structured_data(own["structured_data"])
-        return (f"1 {self.second_text}.{micro:06d}{self.zone}{self.constant} {process} {msgid} "
-                f"{data} ")
+        return f"1 {when}{self.constant} {process} {msgid} {data} "
+
+    cdef str timestamp(self, object created):
+        """As the protocol writes it; in RFC 5424 (section 6.2.3) to the microsecond."""
+        cdef double when = created if isinstance(created, (float, int)) else time.time()
+        cdef int64_t second = <int64_t>when
+        cdef int64_t micro = <int64_t>((when - <double>second) * 1e6 + 0.5)
+        if micro >= 1_000_000:
+            second += 1
+            micro = 0
+        if second != self.second:
+            self.set_second(second)
+        if not self.is_5424:
+            return self.second_text
+        return f"{self.second_text}.{micro:06d}{self.zone}"
 
     cdef int set_second(self, int64_t second) except -1:
         """The local time of the process, with its offset in RFC 5424."""

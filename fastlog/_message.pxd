@@ -86,6 +86,11 @@ cdef inline int message_add(Message *message, object text) except -1:
     return 0
 
 
+cdef inline void message_add_whole(Message *message, bytes data) noexcept:
+    message_own(message, data)
+    message_add_bytes(message, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+
+
 cdef inline int message_leave_room(Message *message) noexcept:
     """Add an empty piece, to be filled by message_fill(); returns its number."""
     message_add_bytes(message, NULL, 0)
@@ -98,6 +103,12 @@ cdef inline int message_fill(Message *message, int piece, object text) except -1
     message.count -= 1
     message.pieces[piece] = message.pieces[message.count]
     return 0
+
+
+cdef inline void message_fill_whole(Message *message, int piece, bytes data) noexcept:
+    message_add_whole(message, data)
+    message.count -= 1
+    message.pieces[piece] = message.pieces[message.count]
 
 
 cdef inline char *message_reserve(Message *message, size_t size) noexcept:
@@ -223,7 +234,6 @@ cdef inline int message_escape(Message *message, bint own_end) except -1:
     whole = whole.replace(b"\n", b"#012").replace(b"\0", b"#000") + end
     message_end(message)
     message_begin(message)
-    for each in (first, whole):
-        message_own(message, each)
-        message_add_bytes(message, PyBytes_AS_STRING(each), <size_t>PyBytes_GET_SIZE(each))
+    message_add_whole(message, first)
+    message_add_whole(message, whole)
     return 0

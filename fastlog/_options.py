@@ -39,6 +39,8 @@ _SIZE_MIN = 480
 
 _SD_NAME = re.compile(r"[!#-<>-\\^-~]{1,32}")
 
+_FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
+
 _HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
 _CAPACITY_MIN = os.sysconf("SC_PAGE_SIZE")
@@ -138,6 +140,28 @@ def structured_data(value: object) -> Mapping[str, Mapping[str, object]]:
                 raise ValueError("structured_data must have names of 1 to 32 printable ASCII "
                                  f"characters without space, =, ] and \", not {name!r}")
     return value
+
+
+def journal_fields(value: object) -> dict[str, object]:
+    """{name: value}, with names that journald takes (systemd.journal-fields(7)), in capitals."""
+    from fastlog._journal import OWN_FIELDS
+
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"fields must be a mapping or None, not {type(value).__name__}")
+    fields: dict[str, object] = {}
+    for name, each in value.items():
+        if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name.upper()):
+            raise ValueError("fields must have names of 1 to 64 ASCII letters, digits and _, "
+                             f"beginning with a letter, not {name!r}")
+        if name.upper() in OWN_FIELDS:
+            raise ValueError(f"fields must not have {name}, which the handler sets itself")
+        if not isinstance(each, (str, bytes, int, float)):
+            raise TypeError(f"fields[{name!r}] must be a str, bytes or a number, not "
+                            f"{type(each).__name__}")
+        fields[name.upper()] = each
+    return fields
 
 
 def facility(value: object, names: Mapping[str, int]) -> int | str:

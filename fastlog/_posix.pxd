@@ -14,6 +14,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_SNDBUFFORCE
         SO_SNDTIMEO
         SO_TYPE
+        SCM_RIGHTS
         MSG_DONTWAIT
         MSG_NOSIGNAL
         MSG_PEEK
@@ -24,6 +25,12 @@ cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
         iovec *msg_iov
         size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
     struct mmsghdr:
         msghdr msg_hdr
         unsigned int msg_len
@@ -31,6 +38,10 @@ cdef extern from "<sys/socket.h>" nogil:
         pass
     struct sockaddr_storage:
         unsigned short ss_family
+    cmsghdr *CMSG_FIRSTHDR(msghdr *message) noexcept
+    unsigned char *CMSG_DATA(cmsghdr *control) noexcept
+    size_t CMSG_LEN(size_t size) noexcept
+    size_t CMSG_SPACE(size_t size) noexcept
     int socket(int family, int socktype, int protocol) noexcept
     int connect(int fd, const sockaddr *address, socklen_t length) noexcept
     int setsockopt(int fd, int level, int name, const void *value, socklen_t length) noexcept
@@ -39,6 +50,21 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
+
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        MFD_CLOEXEC
+        MFD_ALLOW_SEALING
+    int memfd_create(const char *name, unsigned int flags) noexcept
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_ADD_SEALS
+        F_SEAL_SEAL
+        F_SEAL_SHRINK
+        F_SEAL_GROW
+        F_SEAL_WRITE
+    int fcntl(int fd, int command, ...) noexcept
 
 cdef extern from "<sys/time.h>" nogil:
     struct timeval:

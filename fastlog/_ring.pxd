@@ -37,10 +37,7 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MA
 
 from fastlog._atomics cimport (atomic_u64, cas_relaxed, line_u64, load_acquire, load_relaxed,
                                load_seq_cst, store_relaxed, store_seq_cst)
-
-cdef extern from "<sys/mman.h>" nogil:
-    int memfd_create(const char *name, unsigned int flags) noexcept
-    unsigned int MFD_CLOEXEC
+from fastlog._posix cimport MFD_CLOEXEC, memfd_create
 
 cdef enum:
     RECORD_ALIGN = 8

@@ -2,19 +2,24 @@
 
 Only the writer thread uses a Transport, so nothing here is atomic.
 """
-from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMSGSIZE, ENOBUFS, ENOMEM,
-                         ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, errno)
+from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
+                         ENOBUFS, ENOMEM, ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, ETOOMANYREFS,
+                         errno)
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close
+from posix.types cimport off_t
+from posix.unistd cimport close, pwrite
 
 from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns
-from fastlog._posix cimport (AF_UNIX, AI_NUMERICSERV, EAI_SYSTEM, IPPROTO_TCP, MSG_DONTWAIT,
-                             MSG_NOSIGNAL, MSG_PEEK, POLLOUT, SOCK_CLOEXEC, SOCK_DGRAM,
-                             SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_SNDBUF,
-                             SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, TCP_NODELAY, addrinfo,
-                             connect, freeaddrinfo, getaddrinfo, getsockopt, iovec, mmsghdr,
+from fastlog._posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
+                             CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
+                             F_SEAL_SHRINK, F_SEAL_WRITE, IPPROTO_TCP, MFD_ALLOW_SEALING,
+                             MFD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLOUT,
+                             SCM_RIGHTS, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
+                             SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO,
+                             SO_TYPE, TCP_NODELAY, addrinfo, cmsghdr, connect, fcntl,
+                             freeaddrinfo, getaddrinfo, getsockopt, iovec, memfd_create, mmsghdr,
                              msghdr, poll, pollfd, recv, send, sendmmsg, sendmsg, setsockopt,
                              sockaddr, sockaddr_storage, sockaddr_un, socket, socklen_t, timeval)
 
@@ -34,7 +39,7 @@ cdef enum:
 
 cdef enum Outcome:                # what an errno asks of the writer
     WAIT_WRITABLE                 # the peer's queue is full: poll
-    WAIT_MEMORY                   # the kernel is short of memory: try again later
+    WAIT_MEMORY                   # of memory, or of descriptors, there are none: try again later
     RECONNECT                     # the connection is gone; the records stay
     TOO_LONG                      # this record will never pass in this length
 
@@ -56,6 +61,7 @@ ctypedef struct Transport:
     uint64_t resolved_at          # monotonic ns
     uint64_t connect_timeout      # ns; 0: the kernel's own
     uint64_t connect_started      # monotonic ns, while `connecting`
+    bint by_memfd                 # journald: what is too long for a datagram goes as a file
     bint adopting                 # sockets are connected elsewhere and handed over
     bint patient                  # a send to a unix datagram socket may wait, SEND_PATIENCE each
     int send_flags                # of fd
@@ -247,7 +253,7 @@ cdef inline Outcome transport_outcome(int error) noexcept nogil:
     """The class of an errno from send, see send(2) and unix(7)."""
     if error == EAGAIN:
         return WAIT_WRITABLE
-    if error == ENOBUFS or error == ENOMEM:
+    if error in (ENOBUFS, ENOMEM, EMFILE, ENFILE, ETOOMANYREFS):    # the last: a memfd's
         return WAIT_MEMORY
     if error == EMSGSIZE:
         return TOO_LONG
@@ -316,6 +322,56 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
     return whole
 
 
+cdef inline int transport_make_memfd(const char *data, size_t size) noexcept nogil:
+    """A sealed file in memory that holds `data`; -1 with errno set. Async-signal-safe."""
+    cdef int fd = memfd_create("fastlog-record", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    cdef size_t done = 0
+    cdef ssize_t written
+    while fd >= 0 and done < size:
+        written = pwrite(fd, data + done, size - done, <off_t>done)
+        if written > 0:
+            done += written
+        elif errno != EINTR:
+            close(fd)
+            return -1
+    if fd >= 0 and fcntl(fd, F_ADD_SEALS,
+                         F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0:
+        close(fd)
+        return -1
+    return fd
+
+
+cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
+    """Send the first record as the memfd of an empty datagram. 1, or -1 with errno set.
+
+    systemd, docs/JOURNAL_NATIVE_PROTOCOL.md. EMSGSIZE: this cannot be done here.
+    """
+    cdef msghdr message
+    cdef cmsghdr *control
+    cdef uint64_t room[4]                 # for one descriptor, aligned
+    cdef ssize_t sent
+    cdef int error
+    cdef int fd = transport_make_memfd(<char *>transport.parts[0].iov_base,
+                                       transport.parts[0].iov_len)
+    if fd < 0:
+        if transport_outcome(errno) != WAIT_MEMORY:
+            errno_set(EMSGSIZE)
+        return -1
+    memset(&message, 0, sizeof(msghdr))
+    message.msg_control = room
+    message.msg_controllen = CMSG_SPACE(sizeof(int))
+    control = CMSG_FIRSTHDR(&message)
+    control.cmsg_level = SOL_SOCKET
+    control.cmsg_type = SCM_RIGHTS
+    control.cmsg_len = CMSG_LEN(sizeof(int))
+    memcpy(CMSG_DATA(control), &fd, sizeof(int))
+    sent = sendmsg(transport.fd, &message, transport.send_flags)
+    error = errno
+    close(fd)
+    errno_set(error)
+    return -1 if sent < 0 else 1
+
+
 cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
     """Send `parts[:count]`; blocks for at most SEND_PATIENCE a record, and only if `patient`.
 
@@ -333,6 +389,8 @@ cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
             result = -1 if result < 0 else 1
         else:
             result = sendmmsg(transport.fd, transport.messages, count, transport.send_flags)
+        if result < 0 and errno == EMSGSIZE and transport.by_memfd:
+            result = transport_send_memfd(transport)
         if result >= 0 or errno != EINTR:
             return result
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import fastlog
+from fastlog.cli.journald import Journald, find_journald
 from fastlog.cli.rsyslogd import Rsyslogd, find_rsyslogd
 
 PATIENCE = 30  # seconds; how long a test waits for something that must come
@@ -173,6 +174,21 @@ def start_rsyslogd(directory):
 @pytest.fixture
 def rsyslogd(start_rsyslogd):
     return start_rsyslogd()
+
+
+@pytest.fixture
+def journald(directory):
+    """A private systemd-journald, not started yet."""
+    missing = None if find_journald() else "systemd-journald is not installed"
+    if missing is None and os.geteuid() != 0:
+        missing = "only root may give journald a /run of its own"
+    if missing:
+        if os.environ.get("CI") or os.geteuid() == 0:
+            pytest.fail(f"{missing}, and here it must be: run `make setup`")
+        pytest.skip(missing)
+    daemon = Journald(directory)
+    yield daemon
+    daemon.close()
 
 
 @pytest.fixture

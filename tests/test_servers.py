@@ -1,4 +1,4 @@
-"""Real servers in front: gunicorn with --preload, uWSGI, and systemd-journald as the daemon."""
+"""Real servers in front: gunicorn with --preload, and uWSGI."""
 import os
 import shutil
 import signal
@@ -83,82 +83,3 @@ def test_uwsgi(application, directory, sink):
                      application, web, sink)
     check(received)
     assert sink.is_empty()
-
-
-JOURNALD = """
-import atexit, logging, os, signal, subprocess, sys, time
-import fastlog
-from fastlog.cli.rsyslogd import wait_until
-
-# Directories of its own, in a mount namespace of its own: the machine's journal is not touched.
-for path in ("/run", "/var/log"):
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
-os.makedirs("/run/systemd/journal")
-os.makedirs("/run/log/journal")
-if not os.path.exists("/etc/machine-id") or not os.path.getsize("/etc/machine-id"):
-    subprocess.run(["systemd-machine-id-setup"], check=True)
-address = "/run/systemd/journal/dev-log"
-
-def start():
-    daemon = subprocess.Popen([sys.argv[1]], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
-    atexit.register(daemon.kill)
-    wait_until(lambda: os.path.exists(address), 20, "journald")
-    return daemon
-
-def read():
-    done = subprocess.run(["journalctl", "-t", "ServerLog", "-o", "cat", "--no-pager"],
-                          capture_output=True, text=True)
-    return done.stdout.splitlines()
-
-handler = fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ")
-log = logging.Logger("test")
-log.addHandler(handler)
-log.info("record 0")  # absent: it waits
-wait_until(lambda: handler.stats().send_errors > 0, 20, "a failed connect")
-logging.raiseExceptions = False
-daemon = start()
-for i in range(1, 1000): log.info("record %d", i)
-assert handler.flush(20)
-wait_until(lambda: len(read()) >= 1000, 20, "1,000 records in the journal")
-daemon.send_signal(signal.SIGSTOP)
-for i in range(1000, 1500): log.info("record %d", i)
-assert handler.flush(0.1) is False
-daemon.send_signal(signal.SIGCONT)
-assert handler.flush(20)
-wait_until(lambda: len(read()) >= 1500, 20, "1,500 records in the journal")
-daemon.kill()
-daemon.wait()
-os.unlink(address)
-for i in range(1500, 2000): log.info("record %d", i)
-assert handler.flush(0.1) is False
-daemon = start()
-assert handler.flush(20)
-log.error("record 2000")
-wait_until(lambda: len(read()) >= 2001, 20, "2,001 records in the journal")
-assert read() == [f"record {i}" for i in range(2001)], "order"
-handler.close()
-daemon.terminate()
-daemon.wait()
-print("ok")
-"""
-
-
-def test_journald(run_command):
-    """A real systemd-journald: absent at first, stopped, killed, started again: all arrive."""
-    program = shutil.which("systemd-journald", path="/lib/systemd:/usr/lib/systemd")
-    missing = None if program else "systemd-journald is not installed"
-    if missing is None and os.geteuid() != 0:
-        missing = "only root may give journald a /run of its own"
-    if missing:
-        if os.environ.get("CI") or os.geteuid() == 0:
-            pytest.fail(f"{missing}, and here it must be: run `make setup`")
-        pytest.skip(missing)
-    done = run_command(["unshare", "--mount", sys.executable, "-c", JOURNALD, program])
-    assert (done.stderr, done.stdout) == ("", "ok\n")
-
-
-@pytest.fixture
-def run_command(tmp_path):
-    return lambda command: subprocess.run(command, capture_output=True, text=True, timeout=50,
-                                          cwd=tmp_path)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import fastlog
+from fastlog.cli.daemon import wait_until
 from fastlog.cli.measure import percentile
 from fastlog.cli.receiver import Receiver
-from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd, wait_until
+from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
 
 if TYPE_CHECKING:
     from typing import Any

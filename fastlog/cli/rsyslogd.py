@@ -3,15 +3,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fastlog.cli.daemon import Daemon, wait_until
 
 # The routing that many services use: one facility and tag go to a file of
 # their own, everything else to the common file.
@@ -33,16 +29,7 @@ def find_rsyslogd() -> str | None:
     return shutil.which("rsyslogd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
-def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
-    """Return as soon as the condition holds; TimeoutError after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout} s for {what}")
-        time.sleep(0.005)
-
-
-class Rsyslogd:
+class Rsyslogd(Daemon):
     """rsyslogd as a context manager.
 
     directory: an existing directory for everything it needs and writes; short,
@@ -56,26 +43,14 @@ class Rsyslogd:
 
     def __init__(self, directory: str | os.PathLike[str], max_message_size: str = "8k",
                  configuration: str = _CONFIGURATION) -> None:
+        super().__init__("rsyslogd")
         self.directory = Path(directory)
         self.socket = str(self.directory / "log")
         self.server_log = self.directory / "server.log"
         self.rest_log = self.directory / "rest.log"
-        self.process: subprocess.Popen[bytes] | None = None
         (self.directory / "rsyslog.conf").write_text(configuration.format(
             directory=self.directory, socket=self.socket, server_log=self.server_log,
             rest_log=self.rest_log, max_message_size=max_message_size))
-
-    def __enter__(self) -> Rsyslogd:
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None, "rsyslogd is not running"
-        return self.process.pid
 
     def start(self) -> None:
         """Start the daemon and wait until it listens."""
@@ -100,34 +75,6 @@ class Rsyslogd:
             except OSError:
                 return False
             return True
-
-    def stop(self) -> None:
-        """Let it write what it has taken in, and end. Harmless if it does not run."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it at once; what it has taken in and not written is lost."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, signum: int) -> None:
-        if self.process is None:
-            return
-        self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(signum)
-        self.process.wait(30)
-        self.process = None
-
-    def pause(self) -> None:
-        """Stop it, as a debugger would; returns when it has stopped."""
-        os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: self._state() == "T", 10, "rsyslogd to stop")
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def _state(self) -> str:
-        stat = Path(f"/proc/{self.pid}/stat").read_text()
-        return stat.rpartition(") ")[2][0]  # proc(5): the state follows the command's name
 
     def server_lines(self) -> list[str]:
         """The lines written to `server_log` so far."""

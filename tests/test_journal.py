@@ -1,0 +1,432 @@
+"""journald: its native protocol with all fields, read back, and its syslog socket."""
+import logging
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from datetime import datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import fastlog
+from fastlog._journal import OWN_FIELDS, field_name
+from fastlog.cli.daemon import wait_until
+
+IDENT = "test-journal"
+
+
+@pytest.fixture
+def make_journal_handler(make_handler):
+    def make(address, **options):
+        return make_handler(address, cls=fastlog.JournalHandler, **{"ident": IDENT, **options})
+
+    return make
+
+
+@pytest.fixture
+def handler(make_journal_handler, sink):
+    return make_journal_handler(sink.path)
+
+
+def fields_of(entry):
+    """The fields of an entry, as systemd's description of the protocol says; each name once."""
+    fields = {}
+    while entry:
+        line, end, entry = entry.partition(b"\n")
+        assert end == b"\n"
+        name, equals, value = line.partition(b"=")
+        if not equals:
+            size = struct.unpack("<Q", entry[:8])[0]
+            value = entry[8:8 + size]
+            assert entry[8 + size:9 + size] == b"\n"
+            entry = entry[9 + size:]
+        assert name.decode() not in fields
+        fields[name.decode()] = value
+    return fields
+
+
+# --- a real journald ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("fast", [False, True], ids=["logging.Logger", "fastlog.Logger"])
+def test_every_record_with_all_its_fields(journald, make_journal_handler, fast):
+    """2,003 records, a two-line one, a traceback and one of 400 kB among them, read back."""
+    journald.start()
+    handler = make_journal_handler(journald.native, facility="local3",
+                                   fields={"service": "billing", "SHARD": 7, "BLOB": b"\0\n\xff"})
+    log = (fastlog.Logger if fast else logging.Logger)("test.journal", logging.DEBUG)
+    log.addHandler(handler)
+    before = datetime.now().astimezone()
+    large = "large " + "\N{EURO SIGN}x" * 100_000
+    for i in range(2000):
+        log.info("record %d", i, extra={"order_id": i} if i % 2 else None)
+    log.warning("first line\nsecond line")
+    try:
+        raise KeyError("a key")
+    except KeyError:
+        log.exception("it failed")
+    log.error(large)
+    line = sys._getframe().f_lineno - 1
+    assert handler.flush(30)
+    entries = journald.wait_for_entries(IDENT, 2003)
+    after = datetime.now().astimezone()
+
+    assert len(entries) == 2003
+    assert [entry["MESSAGE"] for entry in entries[:2001]] == [
+        *(f"record {i}" for i in range(2000)), "first line\nsecond line"]
+    assert [entry.get("ORDER_ID") for entry in entries[:2000]] == [
+        str(i) if i % 2 else None for i in range(2000)]
+    assert [entry["PRIORITY"] for entry in entries] == ["6"] * 2000 + ["4", "3", "3"]
+    failed = entries[2001]
+    assert failed["MESSAGE"] == "it failed\n" + failed["EXCEPTION_TEXT"]
+    assert failed["EXCEPTION_TEXT"].startswith("Traceback (most recent call last):")
+    assert failed["EXCEPTION_TEXT"].endswith("KeyError: 'a key'")
+    assert entries[2002]["MESSAGE"] == large
+    for entry in entries:
+        assert entry["SYSLOG_IDENTIFIER"] == IDENT and entry["SYSLOG_FACILITY"] == "19"
+        assert entry["LOGGER"] == "test.journal" and entry["THREAD_NAME"] == "MainThread"
+        assert entry["CODE_FILE"] == __file__
+        assert entry["CODE_FUNC"] == "test_every_record_with_all_its_fields"
+        assert entry["SERVICE"] == "billing" and entry["SHARD"] == "7"
+        assert entry["BLOB"] == [0, 10, 255]
+        assert entry["_TRANSPORT"] == "journal" and entry["_PID"] == str(os.getpid())
+    assert entries[2002]["CODE_LINE"] == str(line)
+    times = [datetime.fromisoformat(entry["SYSLOG_TIMESTAMP"]) for entry in entries]
+    assert before <= times[0] and times == sorted(times) and times[-1] <= after
+    assert (handler.stats().sent, handler.stats().truncated) == (2003, 0)
+
+
+def test_absent_stopped_killed_restarted(journald, make_handler, logger_for):
+    """On journald's syslog socket: whatever happens to it, all arrive, in order."""
+    logging.raiseExceptions, before = False, logging.raiseExceptions
+    try:
+        handler = make_handler(journald.syslog, facility="local0", ident="ServerLog: ")
+        log = logger_for(handler)
+        log.info("record 0")
+        wait_until(lambda: handler.stats().send_errors > 0, 20, "a failed connect")
+        journald.start()
+        for i in range(1, 1000):
+            log.info("record %d", i)
+        assert handler.flush(20)
+        journald.wait_for_entries("ServerLog", 1000)
+        journald.pause()
+        for i in range(1000, 1500):
+            log.info("record %d", i)
+        assert handler.flush(0.1) is False
+        journald.resume()
+        assert handler.flush(20)
+        journald.wait_for_entries("ServerLog", 1500)
+        journald.kill()
+        os.unlink(journald.syslog)
+        for i in range(1500, 2000):
+            log.info("record %d", i)
+        assert handler.flush(0.1) is False
+        journald.start()
+        assert handler.flush(20)
+        log.error("record 2000")
+        entries = journald.wait_for_entries("ServerLog", 2001)
+        assert [entry["MESSAGE"] for entry in entries] == [f"record {i}" for i in range(2001)]
+    finally:
+        logging.raiseExceptions = before
+
+
+def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handler, logger_for):
+    """Those that go as files, too, and in their order."""
+    journald.start()
+    handler = make_journal_handler(journald.native)
+    log = logger_for(handler)
+    journald.pause()
+    for i in range(40):
+        log.info("%d %s", i, "x" * (300_000 if i % 4 == 0 else 10))
+    assert handler.flush(0.1) is False
+    journald.resume()
+    assert handler.flush(20)
+    entries = journald.wait_for_entries(IDENT, 40)
+    assert [int(entry["MESSAGE"].split()[0]) for entry in entries] == list(range(40))
+    assert handler.stats().discarded == handler.stats().truncated == 0
+
+
+# --- what is in an entry -----------------------------------------------------------------------
+
+def test_call_and_record_make_the_same_entry(handler, sink):
+    """A call that makes no LogRecord tells of the same things as one that does."""
+    fast = fastlog.Logger("a.b", logging.DEBUG)
+    stock = logging.Logger("a.b", logging.DEBUG)
+    for log in (fast, stock):
+        log.addHandler(handler)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    found = []
+    for log in (fast, stock):
+        log.warning("one\ntwo %d", 3)
+        found.append(fields_of(sink.take_one()))
+        datetime.fromisoformat(found[-1].pop("SYSLOG_TIMESTAMP").decode())
+    assert found[0] == found[1]
+    assert found[0]["MESSAGE"] == b"WARNING one\ntwo 3"
+
+
+def test_a_formatter_of_the_programs_own(handler, sink, logger_for):
+    class Formatter(logging.Formatter):
+        def format(self, record):
+            return "mine: " + record.getMessage()
+
+    handler.setFormatter(Formatter())
+    logger_for(handler).info("text", extra={"user": "me"})
+    fields = fields_of(sink.take_one())
+    assert (fields["MESSAGE"], fields["USER"]) == (b"mine: text", b"me")
+
+
+def test_overridden_steps(make_handler, sink, logger_for):
+    """A subclass that overrides a step is asked, and its answer is what is sent."""
+    class Handler(fastlog.JournalHandler):
+        def mapPriority(self, levelName):
+            return "crit"
+
+        def format(self, record):
+            return "formatted"
+
+    handler = make_handler(sink.path, cls=Handler, ident="x", facility="mail")
+    logger_for(handler).info("text", extra={"user": "me"})
+    fields = fields_of(sink.take_one())
+    assert (fields["MESSAGE"], fields["PRIORITY"], fields["SYSLOG_FACILITY"],
+            fields["USER"]) == (b"formatted", b"2", b"2", b"me")
+
+
+def test_thread_name(handler, sink, logger_for):
+    thread = threading.Thread(target=logger_for(handler).info, args=("x",), name="two\nlines")
+    thread.start()
+    thread.join()
+    assert fields_of(sink.take_one())["THREAD_NAME"] == b"two\nlines"
+
+
+def test_extra_in_the_place_of_a_field(make_journal_handler, sink, logger_for):
+    handler = make_journal_handler(sink.path, fields={"A": "always", "B": "always"})
+    log = logger_for(handler)
+    log.info("1", extra={"a": "this time"})
+    log.info("2")
+    first, second = map(fields_of, sink.take(2))
+    assert (first["A"], first["B"], second["A"]) == (b"this time", b"always", b"always")
+
+
+@pytest.mark.parametrize("attribute, name", [
+    ("order_id", "ORDER_ID"), ("Größe in mm", "GR_SSE_IN_MM"), ("1st", "X_1ST"),
+    ("_private", "X__PRIVATE"), ("", "X_"), ("message", "X_MESSAGE"), ("a" * 70, "A" * 64),
+    ("a\nMESSAGE=b", "A_MESSAGE_B"), (7, "X_7")])
+def test_names_made_valid(attribute, name):
+    assert field_name(attribute) == name
+
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def test_values_of_any_type(handler, sink, logger_for, capsys):
+    """None keeps the record from being sent, nor does one raise into the program."""
+    logger_for(handler).info("m", extra={
+        "bytes_": b"\0\n", "array": bytearray(b"a"), "view": memoryview(b"b"), "none": None,
+        "number": 1.5, "list": [1, "x"], "surrogate": "\udc80", "bad": Unprintable(), "": 1,
+        "priority": "mine"})
+    fields = fields_of(sink.take_one())
+    assert capsys.readouterr().err == ""
+    assert {name: value for name, value in fields.items() if name not in OWN_FIELDS} == {
+        "BYTES_": b"\0\n", "ARRAY": b"a", "VIEW": b"b", "NONE": b"None", "NUMBER": b"1.5",
+        "LIST": b"[1, 'x']", "SURROGATE": b"\\udc80", "BAD": b"<Unprintable without a str()>",
+        "X_": b"1", "X_PRIORITY": b"mine"}
+    assert fields["PRIORITY"] == b"6"
+
+
+NAME = st.text(max_size=80)
+
+
+@settings(max_examples=200, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(extra=st.dictionaries(NAME, st.text() | st.binary() | st.integers() | st.none(), max_size=5),
+       message=st.text())
+def test_any_extra_is_made_valid(handler, sink, extra, message):
+    """Whatever the names and values: one entry that can be taken apart, with all values in it."""
+    record = logging.makeLogRecord({"msg": message.replace("%", ""), "levelname": "INFO"})
+    standard = {*vars(record), "message", "asctime", "taskName"}
+    # Of two that come out alike, which would be two values of one field, only one.
+    alike = {field_name(name): name for name in extra if name not in standard}
+    extra = {name: extra[name] for name in alike.values()}
+    vars(record).update(extra)
+    handler.handle(record)
+    fields = fields_of(sink.take_one())
+    assert fields["MESSAGE"] == record.msg.encode("utf-8", "backslashreplace")
+    for name, value in extra.items():
+        name = field_name(name)
+        assert name.isascii() and name == name.upper() and name[0].isalpha() and len(name) <= 64
+        expected = value if isinstance(value, bytes) else str(value).encode(
+            "utf-8", "backslashreplace")
+        assert fields[name] == expected
+
+
+# --- sizes -------------------------------------------------------------------------------------
+
+def take_file(sink):
+    """The content of a datagram that is empty but for a sealed file."""
+    data, files, _, _ = socket.recv_fds(sink.socket, 100, 2)
+    assert data == b"" and len(files) == 1
+    with open(files[0], "rb") as file:
+        with pytest.raises(OSError):
+            os.ftruncate(file.fileno(), 0)
+        return file.read()
+
+
+def test_too_long_for_a_datagram(handler, sink, logger_for):
+    logger_for(handler).info("x" * 500_000, extra={"blob": bytes(100_000)})
+    fields = fields_of(take_file(sink))
+    assert fields["MESSAGE"] == b"x" * 500_000 and fields["BLOB"] == bytes(100_000)
+
+
+def test_too_long_for_the_ring(make_journal_handler, sink, logger_for):
+    """Text and extra are shortened, with the mark, and what is left is an entry."""
+    handler = make_journal_handler(sink.path, capacity=1 << 20)
+    log = logger_for(handler)
+    log.info("\N{EURO SIGN}" * 1_000_000)
+    log.info("short", extra={"a": "first", "b": "\N{EURO SIGN}" * 1_000_000, "c": "last"})
+    log.info("\N{EURO SIGN}" * 1_000_000, extra={"b": "\N{EURO SIGN}" * 1_000_000})
+    mark = b" [... cut by fastlog]"
+    first, second, third = (fields_of(take_file(sink)) for _ in range(3))
+    assert len(first["MESSAGE"]) > 300_000 and first["MESSAGE"].endswith(mark)
+    assert first["LOGGER"] == b"test"
+    assert (second["MESSAGE"], second["A"]) == (b"short", b"first")
+    assert len(second["B"]) > 200_000 and second["B"].endswith(mark) and second["C"] == mark
+    second["B"][:-len(mark)].decode()
+    assert len(third["MESSAGE"]) > 100_000 and len(third["B"]) > 200_000
+    assert handler.stats().truncated == 3
+
+
+def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
+    """Even where a field of our own is too long for the ring, MESSAGE arrives."""
+    handler = make_journal_handler(sink.path, capacity=1 << 16)
+    log = logging.Logger("n" * 100_000)
+    log.addHandler(handler)
+    log.info("text")
+    entry = sink.take_one()
+    assert entry.startswith(b"MESSAGE=text\nSYSLOG_IDENTIFIER=") and len(entry) <= 1 << 15
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("options, error, said", [
+    ({"ident": "two words"}, ValueError, "ident must be"),
+    ({"ident": "line\n"}, ValueError, "ident must be"),
+    ({"ident": 1}, TypeError, "ident must be"),
+    ({"fields": 1}, TypeError, "fields must be a mapping"),
+    ({"fields": {"_PID": "1"}}, ValueError, "'_PID'"),
+    ({"fields": {"1A": "1"}}, ValueError, "'1A'"),
+    ({"fields": {"A B": "1"}}, ValueError, "'A B'"),
+    ({"fields": {"": "1"}}, ValueError, "''"),
+    ({"fields": {1: "1"}}, ValueError, "names"),
+    ({"fields": {"A" * 65: "1"}}, ValueError, "64"),
+    ({"fields": {"Priority": "1"}}, ValueError, "Priority"),
+    ({"fields": {"A": None}}, TypeError, "fields\\['A'\\]"),
+    ({"facility": "nonsense"}, ValueError, "facility"),
+    ({"fallback": 1}, TypeError, "fallback"),
+    ({"overflow": "never"}, ValueError, "overflow"),
+    ({"address": ("host", 514)}, TypeError, "address"),
+    ({"address": ""}, ValueError, "address"),
+])
+def test_bad_arguments(options, error, said):
+    options = {"address": "/nowhere", **options}
+    with pytest.raises(error, match=said):
+        fastlog.JournalHandler(options.pop("address"), **options)
+
+
+def test_dict_config(run_python, sink):
+    run_python("""
+import logging.config, sys
+logging.config.dictConfig({
+    "version": 1,
+    "handlers": {"journal": {"class": "fastlog.JournalHandler", "address": sys.argv[1],
+                             "ident": "billing", "fields": {"SHARD": 7}}},
+    "root": {"level": "INFO", "handlers": ["journal"]}})
+logging.info("configured")
+""", sink.path)
+    fields = fields_of(sink.take_one())
+    assert (fields["MESSAGE"], fields["SYSLOG_IDENTIFIER"], fields["SHARD"]) == (
+        b"configured", b"billing", b"7")
+
+
+def test_default_ident_is_the_program(sink, tmp_path):
+    program = tmp_path / "my program.py"
+    program.write_text("import sys, logging, fastlog\n"
+                       "logging.root.addHandler(fastlog.JournalHandler(sys.argv[1]))\n"
+                       "logging.warning('x')\n")
+    subprocess.run([sys.executable, program, sink.path], check=True, timeout=30)
+    assert fields_of(sink.take_one())["SYSLOG_IDENTIFIER"] == b"my_program.py"
+
+
+def test_fallback(make_journal_handler, make_sink, directory, monkeypatch, logger_for):
+    """Without journald to syslog; with it, and by default, to journald."""
+    sink = make_sink()
+    monkeypatch.setattr("fastlog._options.DEFAULT_PATHS", (sink.path,))
+    logger_for(make_journal_handler(directory / "missing", fallback=True, facility="local0")).info(
+        "to syslog %d", 1, extra={"a": 1})
+    assert sink.take_one() == b"<134>test-journal: to syslog 1\0"
+    journal = make_sink(directory / "journal")
+    logger_for(make_journal_handler(journal.path, fallback=True)).info("to journald")
+    assert fields_of(journal.take_one())["MESSAGE"] == b"to journald"
+    waiting = make_journal_handler(directory / "later")
+    logger_for(waiting).info("waits")
+    later = make_sink(directory / "later")
+    assert fields_of(later.take_one())["MESSAGE"] == b"waits"
+
+
+def test_forked_child(run_python, sink):
+    """A child's entries are its own; those of the parent are not sent twice."""
+    run_python("""
+import logging, os, sys, fastlog
+log = logging.getLogger()
+log.addHandler(fastlog.JournalHandler(sys.argv[1], ident="x"))
+log.warning("parent")
+if os.fork() == 0:
+    log.warning("child")
+    logging.shutdown()
+    os._exit(0)
+os.wait()
+""", sink.path)
+    assert sorted(fields_of(each)["MESSAGE"] for each in sink.take(2)) == [b"child", b"parent"]
+    assert sink.is_empty()
+
+
+def test_notice_of_losses(make_journal_handler, sink, logger_for, capsys):
+    """What was lost is said in the journal, as an entry."""
+    handler = make_journal_handler(sink.path, capacity=1 << 12, overflow="drop_new")
+    log = logger_for(handler)
+    for _ in range(200):
+        log.info("x" * 100)
+    lost = handler.stats().dropped
+    assert lost
+    entries = []
+    while not handler.flush(0.0) or not sink.is_empty():
+        if not sink.is_empty():
+            entries.append(fields_of(sink.take_one()))
+    notices = [entry for entry in entries if entry["LOGGER"] == b"fastlog"]
+    told = [int(re.match(rb"fastlog: (\d+) messages lost", each["MESSAGE"])[1])
+            for each in notices]
+    assert sum(told) == lost and notices[0]["PRIORITY"] == b"4"
+    assert len(entries) == 200 - lost + len(notices)
+
+
+def test_spool(make_journal_handler, make_sink, directory, run_python):
+    """Entries that were not sent are sent by the next handler, large ones as files."""
+    path = directory / "journal"
+    run_python("""
+import logging, os, sys, fastlog
+log = logging.getLogger()
+log.addHandler(fastlog.JournalHandler(sys.argv[1], ident="x", spool=sys.argv[2]))
+log.warning("small\\nentry", extra={"a": 1})
+log.warning("x" * 300_000)
+os._exit(0)
+""", path, directory / "spool", stderr=re.compile("cannot be reached"))
+    sink = make_sink(path)
+    logging.raiseExceptions, before = False, logging.raiseExceptions
+    make_journal_handler(path, spool=directory / "spool")
+    logging.raiseExceptions = before
+    assert fields_of(sink.take_one())["A"] == b"1"
+    assert fields_of(take_file(sink))["MESSAGE"] == b"x" * 300_000
