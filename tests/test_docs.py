@@ -27,7 +27,8 @@ def test_every_block_is_run():
     kinds = {page.name: re.findall(r"^```(\w+)$", page.read_text(), re.MULTILINE)
              for page in PAGES[1:]}
     assert kinds == {"crash-safety.md": ["python", "python", "console", "ini", "yaml"],
-                     "differences.md": [], "formats.md": ["python"] * 4}
+                     "differences.md": [], "formats.md": ["python"] * 4,
+                     "journal.md": ["python", "console"]}
 
 
 def test_crash_safety(run_python, make_sink, directory):
@@ -90,3 +91,18 @@ action(type="omfile" file="{server_log}" template="parsed")
     run_python(blocks(ROOT / "docs/formats.md", "python")[1].replace("/dev/log", daemon.socket))
     daemon.wait_for_lines(1)
     assert daemon.server_lines() == ["4711 paid"]
+
+
+def test_journal(run_python, journald):
+    """The entry is found by the command of the page, with its fields."""
+    page = ROOT / "docs/journal.md"
+    [example], [command] = blocks(page, "python"), blocks(page, "console")
+    journald.start()
+    run_python(example.replace('ident="shop"', f'{journald.native!r}, ident="shop"'))
+    program, *arguments = shlex.split(command.removeprefix("$ "))
+    assert program == "journalctl"
+    journald.wait_for_entries("shop", 1)
+    shown = journald.journalctl(*arguments)
+    for field in ("MESSAGE=paid by ann", "ORDER_ID=4711", "SERVICE_SHARD=7", "PRIORITY=4",
+                  "LOGGER=shop.orders"):
+        assert field in shown
