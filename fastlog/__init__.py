@@ -14,12 +14,12 @@ except ImportError as _error:  # the source tree shadows the installed package
     ) from _error
 
 from fastlog._lifecycle import disable_crash_drain, enable_crash_drain
-from fastlog._stats import Stats
 from fastlog.handlers import SysLogHandler
 from fastlog.loggers import Logger, install, uninstall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastlog._stats import Stats as Stats
     from fastlog.journal import JournalHandler as JournalHandler
 
 __all__ = [
@@ -36,9 +36,13 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # Imported by those who want it.
+    # Imported when somebody wants it: `import fastlog` is part of a program's start.
     if name == "JournalHandler":
         from fastlog.journal import JournalHandler
 
         return JournalHandler
+    if name == "Stats":
+        from fastlog._stats import Stats
+
+        return Stats
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,6 @@ from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
 from posix.unistd cimport close, getpid
 
-from fastlog._stats import Stats, named_losses
-
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
                                load_acquire, load_relaxed, load_seq_cst, store_relaxed)
 from fastlog._clock cimport MILLISECOND, monotonic_ns
@@ -92,6 +90,18 @@ cdef Registry *live_writers() noexcept:
     return &registry
 
 
+# Of fastlog._stats, which takes as long to import as this: with the first Engine.
+cdef object Stats = None
+cdef object named_losses = None
+
+
+cdef int import_stats() except -1:
+    global Stats, named_losses
+    from fastlog._stats import Stats as cls, named_losses as function
+    Stats, named_losses = cls, function
+    return 0
+
+
 cdef class Engine:
     """One ring and one writer thread that sends to a socket.
 
@@ -117,6 +127,8 @@ cdef class Engine:
                   double connect_timeout=0.0, bint adopting=False, int framing=0,
                   uint64_t capacity, int overflow=BLOCK, double block_timeout=0.2,
                   double linger=0.0, size_t max_size=0, bint split=False, spool=None):
+        if Stats is None:
+            import_stats()
         self.paths = tuple(paths)
         self.host = host
         self.service = service

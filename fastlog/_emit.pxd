@@ -1,10 +1,17 @@
 """A handler's snapshot as other extension modules see it; _emit.pyx explains."""
 from fastlog._core cimport Engine
 from fastlog._format cimport Format
-from fastlog._header cimport Header
-from fastlog._journal cimport Journal
+from fastlog._message cimport Message
 from fastlog._record cimport Call
 from fastlog._watch cimport Watch
+
+cdef class Envelope:
+    """What a protocol puts around the text of a record. Modules that are imported when wanted."""
+    # Completes the message, which has the text and before it `room`, and puts it: Engine.put().
+    # `ident` and `append_nul` as the handler has them. Of a record; or, if that is None, of a call.
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1
+
 
 cdef class Snapshot:
     """A handler's attributes as of now. A new one is made when they change."""
@@ -20,8 +27,7 @@ cdef class Snapshot:
     cdef object last_levelname        # and what was found there for it
     cdef unsigned int last_priority
     cdef object ident, append_nul, urgent_level
-    cdef Header header                # in the place of ident, or None
-    cdef Journal journal              # has entries of the journal made, or None
+    cdef Envelope envelope            # in the place of ident, or None
     cdef object formatter             # None: logging's default
     cdef list filters
     cdef Format format                # `formatter`, if that is a plain one, compiled

@@ -1,7 +1,12 @@
 from logging import LogRecord
 from typing import Any
 
-# Functions that become methods of fastlog.handlers.SysLogHandler.
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class Envelope: ...
+
+# Functions that become methods of fastlog._handler.EngineHandler.
 def handle(self: Any, record: LogRecord) -> Any: ...
 def emit(self: Any, record: LogRecord) -> None: ...
 def set_attribute(self: Any, name: str, value: Any) -> None: ...

@@ -18,11 +18,10 @@ from libc.stdint cimport uint64_t
 
 from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._format cimport Format, compile_format
-from fastlog._journal cimport Journal
 from fastlog._message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
-from fastlog._record cimport (CREATED, LEVELNAME, LEVELNO, Call, Facts, class_is_stock, created_of,
-                              facts_read, facts_release, make_record)
+from fastlog._record cimport (LEVELNAME, LEVELNO, Call, Facts, class_is_stock, facts_read,
+                              facts_release, make_record)
 from fastlog._watch cimport PyTypeObject, Watch, class_tag, watch_holds
 
 cdef extern from "Python.h":
@@ -57,6 +56,12 @@ cdef dict stock_steps = {
 }
 
 
+cdef class Envelope:
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+        raise NotImplementedError
+
+
 cdef bint overrides_steps(object cls, dict own) except -1:
     if (cls.emit is not emit or "emit" in own or cls.__setattr__ is not set_attribute
             or Handler.handle is not stock_handle):
@@ -86,8 +91,7 @@ cdef Snapshot take_snapshot(object self, dict own):
         now.priority_map = self.priority_map
         now.priority_names = self.priority_names
         now.ident = self.ident
-        now.header = self._header
-        now.journal = self._journal
+        now.envelope = self._envelope
         now.append_nul = self.append_nul
         now.urgent_level = self.urgent_level
         now.formatter = self.formatter or None
@@ -224,23 +228,22 @@ cdef int report(object self, object record, object error) except -1:
 
 cdef int put_overridden(object self, object record) except -1:
     cdef Engine engine = self._engine
+    cdef Envelope envelope = self._envelope
     cdef Message message
+    cdef int room
     if engine.adopting and engine.wants_socket():
         self._renew_socket()
     text = format_locked(self, record)
     priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
     urgent = is_urgent(record.levelno, self.urgent_level)
-    journal = self._journal
     message_begin(&message)
     try:
-        if journal is not None:
-            room = message_leave_room(&message)
-            message_add(&message, text)
-            return (<Journal?>journal).put_record(engine, &message, room, self.ident, priority,
-                                                  urgent, record)
-        message_add(&message, self.ident or "" if self._header is None else
-                    self._header(getattr(record, "created", None), record))
+        room = message_leave_room(&message)
         message_add(&message, text)
+        if envelope is not None:
+            return envelope.put(engine, &message, room, self.ident, self.append_nul, priority,
+                                urgent, record, NULL)
+        message_fill(&message, room, self.ident or "")
         return engine.put(priority, &message, self.append_nul, urgent)
     finally:
         message_end(&message)
@@ -289,14 +292,10 @@ cdef int put_stock(Snapshot now, object self, object record) except -1:
     cdef dict attributes
     cdef Facts facts
     cdef Format format
-    cdef int reads
     format = format_of(now)
     if format is not None and type(record) is LogRecord and class_is_stock():
         attributes = PyObject_GenericGetDict(record, NULL)
-        reads = format.reads
-        if now.header is not None and reads <= CREATED:
-            reads = CREATED + 1
-        if format.steps is not None and facts_read(&facts, attributes, reads):
+        if format.steps is not None and facts_read(&facts, attributes, format.reads):
             try:
                 return put_plain(now, self, format, &facts, attributes, record)
             finally:
@@ -308,15 +307,14 @@ cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict 
                    object record) except -1:
     """Format natively and put."""
     cdef Message message
-    cdef int ident
+    cdef int room
     message_begin(&message)
     try:
-        ident = message_leave_room(&message)
+        room = message_leave_room(&message)
         if not format.format_record(facts, attributes, &message):
             return put_text(now, self, record)
-        return put_message(now, self, &message, ident, <object>facts.values[<int>LEVELNAME],
+        return put_message(now, self, &message, room, <object>facts.values[<int>LEVELNAME],
                            is_urgent(<object>facts.values[<int>LEVELNO], now.urgent_level),
-                           None if now.header is None else <object>facts.values[<int>CREATED],
                            record, NULL)
     finally:
         message_end(&message)
@@ -325,44 +323,38 @@ cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict 
 cdef int put_text(Snapshot now, object self, object record) except -1:
     """Have the formatter format. One other than the stock one gets the lock: it may need it."""
     cdef Message message
-    cdef int ident
+    cdef int room
     message_begin(&message)
     try:
-        ident = message_leave_room(&message)
+        room = message_leave_room(&message)
         formatter = formatter_of(now)
         message_add(&message, formatter.format(record) if type(formatter) is Formatter else
                     format_locked(self, record))
-        return put_message(now, self, &message, ident, record.levelname,
-                           is_urgent(record.levelno, now.urgent_level),
-                           None if now.header is None else getattr(record, "created", None),
-                           record, NULL)
+        return put_message(now, self, &message, room, record.levelname,
+                           is_urgent(record.levelno, now.urgent_level), record, NULL)
     finally:
         message_end(&message)
 
 
-cdef inline int put_message(Snapshot now, object self, Message *message, int ident,
-                            object levelname, bint urgent, object created, object record,
-                            Call *call) except -1:
+cdef inline int put_message(Snapshot now, object self, Message *message, int room,
+                            object levelname, bint urgent, object record, Call *call) except -1:
     """What comes after the formatting, in which code of the program may have run.
 
-    Of a record; or of a call, of which none was made.
+    Of a record; or, with None, of a call.
     """
     cdef Snapshot then = now
+    cdef unsigned int priority
     if not now.current:
         then = snapshot_of(self)
         if not then.stock:
             then = now
-    if then.journal is not None:
-        if call != NULL:
-            return then.journal.put_call(then.engine, message, ident, then.ident,
-                                         priority_of(then, levelname), urgent, call)
-        return then.journal.put_record(then.engine, message, ident, then.ident,
-                                       priority_of(then, levelname), urgent, record)
-    if then.header is not None:
-        message_fill(message, ident, then.header.make(created, record))
-    elif then.ident:
-        message_fill(message, ident, then.ident)
-    return then.engine.put(priority_of(then, levelname), message, then.append_nul, urgent)
+    priority = priority_of(then, levelname)
+    if then.envelope is not None:
+        return then.envelope.put(then.engine, message, room, then.ident, then.append_nul, priority,
+                                 urgent, record, call)
+    if then.ident:
+        message_fill(message, room, then.ident)
+    return then.engine.put(priority, message, then.append_nul, urgent)
 
 
 cdef inline object formatter_of(Snapshot now):
@@ -408,13 +400,12 @@ cdef int emit_call(object self, Snapshot now, Call *call) except -1:
 cdef int put_call(Snapshot now, object self, Call *call) except -1:
     cdef Message message
     cdef Format format = now.format   # code of the program may put another one in its place
-    cdef int ident
+    cdef int room
     message_begin(&message)
     try:
-        ident = message_leave_room(&message)
+        room = message_leave_room(&message)
         format.format_call(call, &message)
-        return put_message(now, self, &message, ident, <object>call.levelname,
-                           call.number >= now.urgent_number,
-                           None if now.header is None else created_of(call.time), None, call)
+        return put_message(now, self, &message, room, <object>call.levelname,
+                           call.number >= now.urgent_number, None, call)
     finally:
         message_end(&message)

@@ -1,7 +1,9 @@
 """The headers of RFC 3164 and RFC 5424, as other extension modules see them; see _header.pyx."""
 from libc.stdint cimport int64_t
 
-cdef class Header:
+from fastlog._emit cimport Envelope
+
+cdef class Header(Envelope):
     cdef bint is_5424
     cdef str constant                 # what stands between the time and the process id
     cdef object procid                # str; None: this process's

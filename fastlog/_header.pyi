@@ -1,13 +1,14 @@
 from collections.abc import Mapping
-from logging import LogRecord
 
 from typing_extensions import disjoint_base
+
+from fastlog._emit import Envelope
 
 def make_valid(text: object, longest: int) -> str: ...
 def structured_data(elements: Mapping[str, Mapping[str, object]]) -> str: ...
 
 @disjoint_base
-class Header:
+class Header(Envelope):
     def __init__(
         self,
         protocol: str,
@@ -17,4 +18,3 @@ class Header:
         msgid: str,
         data: str,
     ) -> None: ...
-    def __call__(self, created: float, record: LogRecord | None = None) -> str: ...

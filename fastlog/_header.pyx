@@ -12,6 +12,11 @@ from collections.abc import Mapping
 from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
+from fastlog._core cimport Engine
+from fastlog._emit cimport Envelope
+from fastlog._message cimport Message, message_fill
+from fastlog._record cimport Call, created_of
+
 cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -50,7 +55,7 @@ def structured_data(elements):
     return "".join(parts) or NIL
 
 
-cdef class Header:
+cdef class Header(Envelope):
     """The header of one handler's records.
 
     protocol: "rfc3164" or "rfc5424". hostname, app_name, msgid: valid already.
@@ -66,8 +71,11 @@ cdef class Header:
         self.data = data
         self.second = -1
 
-    def __call__(self, created, record=None):
-        return self.make(created, record)
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+        created = record.__dict__.get("created") if call == NULL else created_of(call.time)
+        message_fill(message, room, self.make(created, record))
+        return engine.put(priority, message, append_nul, urgent)
 
     cdef str make(self, object created, object record):
         """The text for a record of this time (seconds since 1970), with a space at its end."""

@@ -12,6 +12,7 @@ import struct
 from libc.string cimport memchr, strlen
 
 from fastlog._core cimport Engine
+from fastlog._emit cimport Envelope
 from fastlog._frame cimport MARK, frame_utf8_floor
 from fastlog._header cimport Header
 from fastlog._message cimport (Message, message_add, message_add_bytes, message_add_number,
@@ -91,7 +92,7 @@ cdef int add_field(Message *message, const char *name, object value) except -1:
     return 0
 
 
-cdef class Journal:
+cdef class Journal(Envelope):
     """What makes one handler's entries.
 
     fields: {name: value} of every entry, checked by _options.py.
@@ -105,43 +106,39 @@ cdef class Journal:
         self.ident = None
         self.identifier = b""
 
-    cdef int put_record(self, Engine engine, Message *message, int room, object ident,
-                        unsigned int priority, bint urgent, object record) except -1:
-        """Complete and put the entry of which the message has the text, and before it room."""
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1:
         cdef size_t longest = engine.longest_entry()
-        cdef dict own = record.__dict__
-        cdef bint shortened = False
-        cdef list found = [item for item in own.items() if item[0] not in own_attributes]
         cdef bytes others = self.constant
-        if found:
-            others = self.extra_fields(found, longest // 2, &shortened)
+        cdef bint shortened = False
+        cdef dict own
+        cdef list found
+        cdef Caller caller
+        if call == NULL:
+            own = record.__dict__
+            found = [item for item in own.items() if item[0] not in own_attributes]
+            if found:
+                others = self.extra_fields(found, longest // 2, &shortened)
         if self.add_text(message, room, longest - longest // OTHERS_SHARE - min(
                 <size_t>len(others), longest // 2)):
             shortened = True
-        self.add_common(message, ident, priority, own.get("created"))
-        add_field(message, "LOGGER=", own.get("name"))
-        add_field(message, "CODE_FILE=", own.get("pathname"))
-        add_field(message, "CODE_LINE=", own.get("lineno"))
-        add_field(message, "CODE_FUNC=", own.get("funcName"))
-        add_field(message, "THREAD_NAME=", own.get("threadName"))
-        add_field(message, "EXCEPTION_TEXT=", own.get("exc_text"))
+        self.add_origin(message, ident, priority,
+                        own.get("created") if call == NULL else created_of(call.time))
+        if call == NULL:
+            add_field(message, "LOGGER=", own.get("name"))
+            add_field(message, "CODE_FILE=", own.get("pathname"))
+            add_field(message, "CODE_LINE=", own.get("lineno"))
+            add_field(message, "CODE_FUNC=", own.get("funcName"))
+            add_field(message, "THREAD_NAME=", own.get("threadName"))
+            add_field(message, "EXCEPTION_TEXT=", own.get("exc_text"))
+        else:
+            caller = find_caller(call.stacklevel)
+            add_field(message, "LOGGER=", <object>call.name)
+            add_field(message, "CODE_FILE=", caller.pathname)
+            add_field(message, "CODE_LINE=", caller.lineno)
+            add_field(message, "CODE_FUNC=", caller.function)
+            add_field(message, "THREAD_NAME=", thread_name())
         message_add_whole(message, others)
-        return engine.put_entry(priority, message, urgent, shortened)
-
-    cdef int put_call(self, Engine engine, Message *message, int room, object ident,
-                      unsigned int priority, bint urgent, Call *call) except -1:
-        """The same, of a call that has no LogRecord."""
-        cdef size_t longest = engine.longest_entry()
-        cdef Caller caller = find_caller(call.stacklevel)
-        cdef bint shortened = self.add_text(message, room, longest - longest // OTHERS_SHARE - min(
-            <size_t>len(self.constant), longest // 2))
-        self.add_common(message, ident, priority, created_of(call.time))
-        add_field(message, "LOGGER=", <object>call.name)
-        add_field(message, "CODE_FILE=", caller.pathname)
-        add_field(message, "CODE_LINE=", caller.lineno)
-        add_field(message, "CODE_FUNC=", caller.function)
-        add_field(message, "THREAD_NAME=", thread_name())
-        message_add_whole(message, self.constant)
         return engine.put_entry(priority, message, urgent, shortened)
 
     cdef bint add_text(self, Message *message, int room, size_t longest) except -1:
@@ -156,7 +153,7 @@ cdef class Journal:
         message_add_bytes(message, "\n", 1)
         return shortened
 
-    cdef int add_common(self, Message *message, object ident, unsigned int priority,
+    cdef int add_origin(self, Message *message, object ident, unsigned int priority,
                         object created) except -1:
         if ident is not self.ident:
             self.identifier = field(b"SYSLOG_IDENTIFIER", value_bytes(ident))

@@ -37,9 +37,10 @@ OVERSIZES = ("shorten", "split")
 SPLIT_SIZE = 8192
 _SIZE_MIN = 480
 
-_SD_NAME = re.compile(r"[!#-<>-\\^-~]{1,32}")
+# Compiled where they are used, by who uses them.
+_SD_NAME = r"[!#-<>-\\^-~]{1,32}"
 
-_FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
+_FIELD_NAME = "[A-Z][A-Z0-9_]{0,63}"
 
 _HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
@@ -136,7 +137,7 @@ def structured_data(value: object) -> Mapping[str, Mapping[str, object]]:
             raise TypeError(f"structured_data[{element!r}] must be a mapping, not "
                             f"{type(parameters).__name__}")
         for name in element, *parameters:
-            if not isinstance(name, str) or not _SD_NAME.fullmatch(name):
+            if not isinstance(name, str) or not re.fullmatch(_SD_NAME, name):
                 raise ValueError("structured_data must have names of 1 to 32 printable ASCII "
                                  f"characters without space, =, ] and \", not {name!r}")
     return value
@@ -152,7 +153,7 @@ def journal_fields(value: object) -> dict[str, object]:
         raise TypeError(f"fields must be a mapping or None, not {type(value).__name__}")
     fields: dict[str, object] = {}
     for name, each in value.items():
-        if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name.upper()):
+        if not isinstance(name, str) or not re.fullmatch(_FIELD_NAME, name.upper()):
             raise ValueError("fields must have names of 1 to 64 ASCII letters, digits and _, "
                              f"beginning with a letter, not {name!r}")
         if name.upper() in OWN_FIELDS:

@@ -132,14 +132,14 @@ class SysLogHandler(EngineHandler):
             self.socktype = socket.SOCK_DGRAM
         self.timeout = None if timeout is None else _options.seconds("timeout", timeout)
         self.protocol = _options.choice("protocol", protocol, _options.PROTOCOLS)
-        self._header = _options.header(self.protocol, hostname=hostname, app_name=app_name,
+        self._envelope = _options.header(self.protocol, hostname=hostname, app_name=app_name,
                                        procid=procid, msgid=msgid,
                                        structured_data=structured_data)
-        if self._header is not None and self.socktype == socket.SOCK_STREAM and framing is None:
+        if self._envelope is not None and self.socktype == socket.SOCK_STREAM and framing is None:
             framing = "octet-counting"
         self.framing = framing
         _options.optional("ident", ident, str)
-        if ident is not None and self._header is not None:
+        if ident is not None and self._envelope is not None:
             raise ValueError(f"ident is for protocol=\"stdlib\"; {protocol} has app_name")
         _options.optional("append_nul", append_nul, bool)
         split = _options.choice("oversize", oversize, _options.OVERSIZES) == "split"
@@ -162,7 +162,7 @@ class SysLogHandler(EngineHandler):
             self.ident = ident
         if append_nul is not None:
             self.append_nul = append_nul
-        elif framing is not None or (self._header is not None and not paths):
+        elif framing is not None or (self._envelope is not None and not paths):
             self.append_nul = False
         if self._makes_sockets():
             self.createSocket()

@@ -75,18 +75,18 @@ class JournalHandler(EngineHandler):
         if ident is None:
             ident = make_valid(_options.program_name(), _IDENT_MAX)
         self.ident = _options.header_field("ident", ident, _IDENT_MAX)
-        self._journal = Journal(_options.journal_fields(fields))
+        self._envelope = Journal(_options.journal_fields(fields))
         self.append_nul = False
         if not isinstance(fallback, bool):
             raise TypeError(f"fallback must be a bool, not {type(fallback).__name__}")
         if fallback and not paths[0].startswith("\0") and not os.path.exists(paths[0]):
             paths = _options.DEFAULT_PATHS
-            self._journal = None
+            self._envelope = None
             self.ident += ": "
             self.append_nul = True
         super().__init__(
-            paths, address=paths[0], socktype=socket.SOCK_DGRAM if self._journal else None,
+            paths, address=paths[0], socktype=socket.SOCK_DGRAM if self._envelope else None,
             capacity=capacity, overflow=overflow, block_timeout=block_timeout, linger=linger,
             urgent_level=urgent_level, close_timeout=close_timeout, spool=spool,
-            framing=_ENTRY if self._journal else 0,
+            framing=_ENTRY if self._envelope else 0,
         )
