@@ -124,28 +124,25 @@ def set_namespace(descriptor):
         raise OSError(ctypes.get_errno(), "setns")
 
 
+def find_ip():
+    return shutil.which("ip", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
 def ip(*arguments):
-    program = shutil.which("ip", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if program is None:
-        missing("iproute2")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([find_ip(), *arguments], capture_output=True, text=True,
+                          timeout=PATIENCE)
     if "Operation not permitted" in done.stderr:
         raise PermissionError(done.stderr)
     assert done.returncode == 0, (arguments, done.stderr)
 
 
-def missing(package):
-    """Skip this test, unless it must run here."""
-    if os.environ.get("CI") or os.geteuid() == 0:
-        pytest.fail(f"{package} is not installed, and here it must be: run `make setup`")
-    pytest.skip(f"{package} is not installed; as root, `make setup` installs it")
-
-
 @pytest.fixture
-def network():
+def network(missing):
     with contextlib.ExitStack() as stack:
         network = Network()
         if os.geteuid() == 0:
+            if find_ip() is None:
+                missing("iproute2")
             with contextlib.suppress(PermissionError):
                 network = stack.enter_context(Namespaces())
         yield network
@@ -253,7 +250,7 @@ def start_sender(example, directory, network, start_rsyslogd):
 
 
 @pytest.fixture
-def make_pair(example, directory, network, start_sender, request):
+def make_pair(example, directory, network, start_sender, request, missing):
     """Makes the two machines for a transport; the sender runs, the receiver does not yet."""
     usual_ports = {"udp": 514, "tcp": 10514, "relp": 2514}
 

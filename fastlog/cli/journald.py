@@ -33,7 +33,7 @@ def find_journald() -> str | None:
 class Journald(Daemon):
     """systemd-journald as a context manager, without rate limit. The machine's is not touched.
 
-    directory: where its output goes.
+    directory: where its output goes. Raises PermissionError where such a namespace is not allowed.
 
     Attributes: `root`, under which its files are seen from here; `native` and `syslog`, its
     sockets' paths from here; `enter`, what a command needs in front to have its /run.
@@ -50,7 +50,8 @@ class Journald(Daemon):
                                            stderr=output)
         assert self.holder.stdout is not None
         if self.holder.stdout.readline() != b"ready\n":
-            raise RuntimeError(f"no namespace of its own for journald: {self.output.read_text()}")
+            self.holder.communicate()
+            raise PermissionError(self.output.read_text().strip())
         self.root = Path(f"/proc/{self.holder.pid}/root")
         self.enter = ("nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt")
         self.native = str(self.root / "run/systemd/journal/socket")
