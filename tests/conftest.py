@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -215,6 +216,54 @@ def run_python(tmp_path):
         assert done.returncode == returncode, done
         return done.stdout
 
+    return run
+
+
+@pytest.fixture
+def spool(directory):
+    return directory / "spool"
+
+
+# A process that logs to a socket where nobody reads, and then ends in one way or another.
+LEAVES = """
+import logging, os, signal, sys, fastlog
+logging.raiseExceptions = False  # nobody listens, and that is told
+handler = fastlog.SysLogHandler({address!r}, spool=sys.argv[1], **{options!r})
+log = logging.Logger("x")
+log.addHandler(handler)
+for text in sys.argv[2:]:
+    log.info(text)
+{end}
+"""
+
+
+@pytest.fixture
+def leave(run_python, directory, spool):
+    """Leaves a spool with records that were not sent. By default the process kills itself."""
+    def run(*texts, path=spool, address=str(directory / "log"), before="",
+            end="os.kill(os.getpid(), signal.SIGKILL)", returncode=-9, **options):
+        code = LEAVES.format(address=address, end=end, options={"capacity": 1 << 16, **options})
+        run_python(before + code, path, *texts, returncode=returncode)
+    return run
+
+
+class Recovery(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+    received: list[bytes]
+
+
+@pytest.fixture
+def recover():
+    """Runs the command; what it sends is read meanwhile, as a sink's queue takes only a few."""
+    def run(*arguments, sink=None, count=0, environment=(), **options):
+        command = [sys.executable, "-m", "fastlog", "recover", *map(str, arguments)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, **dict(environment)}, **options) as process:
+            received = sink.take(count) if sink else []
+            stdout, stderr = process.communicate(timeout=2 * PATIENCE)
+        return Recovery(process.returncode, stdout, stderr, received)
     return run
 
 

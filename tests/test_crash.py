@@ -1,7 +1,9 @@
 """The crash drain: what was accepted is sent before a fatal signal ends the process."""
 import re
 import signal
+import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -19,6 +21,14 @@ def crash(number):
     os.kill(os.getpid(), number)
     time.sleep(30)
 
+"""
+NOBODY = PROGRAM + """
+logging.raiseExceptions = False  # nobody listens, and that is told
+log.info("x")
+
+def blocked(path):
+    with open(f"/proc/{path}/status") as status:
+        return int(status.read().partition("SigBlk:")[2].split()[0], 16)
 """
 LOG = f"for i in range({COUNT}):\n    log.info('%d', i)\n"
 
@@ -111,9 +121,10 @@ def test_stack_overflow(crash, directory, gcc):
 
 @pytest.mark.parametrize("order", [
     "fastlog.enable_crash_drain(); faulthandler.enable()",
-    "faulthandler.enable(); fastlog.enable_crash_drain()"])
+    "faulthandler.enable(); fastlog.enable_crash_drain()",
+    "fastlog.enable_crash_drain(); faulthandler.enable(); fastlog.enable_crash_drain()"])
 def test_with_faulthandler(crash, order):
-    """In either order: its traceback is printed, once, and the records arrive."""
+    """In any order: its traceback is printed, once, and the records arrive."""
     lines = crash(f"{order}\n{LOG}ctypes.string_at(0)", signal.SIGSEGV,
                   stderr=re.compile(r"\AFatal Python error: Segmentation fault(?!.*Fatal Python)",
                                     re.DOTALL))
@@ -231,3 +242,86 @@ crash(signal.SIGTERM)
 """, rsyslogd.socket, returncode=-signal.SIGTERM)
     rsyslogd.wait_for_lines(COUNT)
     assert rsyslogd.server_lines() == numbers()
+
+
+def test_another_signal_during_the_drain(run_python, directory):
+    """In the same thread: the first one goes on, it does not wait for itself."""
+    run_python(NOBODY + """
+fastlog.enable_crash_drain(1.0)
+if os.fork() == 0:
+    # The parent is in the drain once it blocks the signal.
+    parent = os.getppid()
+    os.kill(parent, signal.SIGTERM)
+    while not blocked(parent) >> (signal.SIGTERM - 1) & 1:
+        time.sleep(0.001)
+    os.kill(parent, signal.SIGABRT)
+    os._exit(0)
+time.sleep(60)
+""", directory / "nobody", returncode=-signal.SIGTERM)
+
+
+def test_fork_during_a_drain(run_python, directory):
+    """The child is not in that drain: it can close its handlers, and crash itself."""
+    done = run_python(NOBODY + """
+fastlog.enable_crash_drain(1000.0)
+signals, pid = {signal.SIGTERM}, 0
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+def crash():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    time.sleep(60)
+
+thread = threading.Thread(target=crash, daemon=True)
+thread.start()
+parent = os.getpid()
+os.kill(parent, signal.SIGTERM)
+
+while not blocked(f"self/task/{thread.native_id}") >> (signal.SIGSEGV - 1) & 1:
+    pass
+if os.fork() == 0:
+    fastlog.enable_crash_drain(0.1)
+    handler.close(0.0)
+    del handler, log.handlers[:]
+    os.kill(os.getpid(), signal.SIGSEGV)
+while True:
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    if pid:
+        os.write(1, b"%d" % os.waitstatus_to_exitcode(status))
+        os._exit(0)
+""", directory / "nobody")
+    assert done == str(-signal.SIGSEGV)
+
+
+def test_drain_does_not_wait_for_what_is_logged_meanwhile(run_python, sink):
+    """Threads that go on logging do not keep the process from its end."""
+    drain = threading.Thread(target=read_slowly, args=(sink,))
+    drain.start()
+    try:
+        run_python(NOBODY + """
+fastlog.enable_crash_drain(1000.0)
+
+def write():
+    while True:
+        log.info("x")
+
+for _ in range(2):
+    threading.Thread(target=write, daemon=True).start()
+while handler.stats().pending < 100:     # so many that there is always one
+    pass
+parent = os.getpid()
+if os.fork() == 0:
+    os.kill(parent, signal.SIGTERM)
+    os._exit(0)
+time.sleep(60)      # without the GIL
+""", sink.path, returncode=-signal.SIGTERM)
+    finally:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"end", sink.path)
+        drain.join()
+
+
+def read_slowly(sink):
+    """Slower than two threads log, so that the ring is never empty."""
+    pause = threading.Event()
+    while sink.take_one() != b"end":
+        pause.wait(0.001)

@@ -305,3 +305,19 @@ def test_notice_goes_through_the_formatter(make_handler, sink, logger_for):
     sink.take(accepted)
     assert handler.flush()
     assert sink.take_one().startswith(b"<12>fastlog|WARNING|fastlog: 1 messages lost (full: 1 info")
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_new", "drop_oldest"])
+def test_a_full_ring_is_sent_after_close(make_handler, directory, make_sink, logger_for, overflow):
+    """close() gives up on a full ring: the next record, though dropped, has it sent."""
+    path = directory / "log"
+    handler = make_handler(path, capacity=mmap.PAGESIZE, overflow=overflow, block_timeout=0.01)
+    log = logger_for(handler)
+    while handler.stats().dropped + handler.stats().discarded == 0:
+        log.info("x" * 100)
+    handler.close(0.0)
+    sink = make_sink(path)
+    log.info("x" * 100)
+    stats = handler.stats()
+    sink.take(stats.accepted - stats.discarded)
+    assert handler.flush()

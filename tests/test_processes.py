@@ -291,3 +291,30 @@ async def main(): await asyncio.gather(*(work(n) for n in range(5)))
 asyncio.run(main())
 """, sink.path, options=["-X", "dev"])
     assert by_source(collector.expect(500)) == {f"task{n}": list(range(100)) for n in range(5)}
+
+
+def test_a_child_of_multiprocessing_tells_of_its_losses(run_python, directory):
+    """Those of its last moments, too, when records did not yet go out again."""
+    run_python("""
+import logging, multiprocessing, socket, sys, fastlog
+logging.raiseExceptions = False
+handler = fastlog.SysLogHandler(sys.argv[1], capacity=4096, overflow="drop_new")
+
+def child():
+    log = logging.Logger("x")
+    log.addHandler(handler)
+    while handler.stats().dropped < 5:
+        log.info("x" * 100)
+    full.set()
+
+full = multiprocessing.get_context("fork").Event()
+process = multiprocessing.get_context("fork").Process(target=child)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
+    sink.bind(sys.argv[1])
+    sink.settimeout(10)
+    process.start()
+    assert full.wait(10)
+    while b"fastlog: 5 messages lost (full: 5 info)" not in sink.recv(500):
+        pass
+process.join()
+""", directory / "log")

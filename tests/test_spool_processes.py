@@ -1,0 +1,238 @@
+"""Spools of several processes: forked children, their threads, and who has which file."""
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+CAPACITY = 1 << 16
+
+
+def test_two_processes_cannot_share_one(make_handler, recover, directory, spool):
+    code = ("import sys, fastlog; h = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2]); "
+            "print(1, flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", code, directory / "log", spool],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"1\n"
+        with pytest.raises(BlockingIOError, match=f"{spool} is in use by process {other.pid}"):
+            make_handler(directory / "log", spool=spool)
+        done = recover(spool)
+        assert done.returncode == 1 and f"in use by process {other.pid}" in done.stderr
+        other.stdin.close()
+    make_handler(directory / "log", spool=spool)
+
+
+def test_two_handlers_cannot_share_one(make_handler, recover, directory, spool):
+    """And the refusal does not give up the first one's lock."""
+    make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    with pytest.raises(BlockingIOError, match="in use by another handler of this process"):
+        make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    done = recover(spool)
+    assert done.returncode == 1 and f"in use by process {os.getpid()}" in done.stderr
+
+
+def test_forked_child_does_not_hold_the_parents_lock(run_python, directory, spool, make_handler):
+    """A child that outlives its parent must not keep the next process from the parent's spool."""
+    code = """
+import os, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+os._exit(0)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, directory / "log", spool],
+                          stdin=subprocess.PIPE) as parent:
+        parent.wait(30)
+        make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+        parent.stdin.close()
+
+
+def test_forked_children_have_spools_of_their_own(run_python, recover, directory, spool,
+                                                  make_sink):
+    """Parent and children are killed: recovery finds all of their records, each once."""
+    run_python("""
+import logging, os, signal, sys, fastlog
+logging.raiseExceptions = False  # nobody listens, and that is told
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+log.info("parent 0")
+for child in "ab":
+    pid = os.fork()
+    if pid == 0:
+        for i in range(10):
+            log.info("%s %d", child, i)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+log.info("parent 1")
+os.kill(os.getpid(), signal.SIGKILL)
+""", directory / "log", spool, returncode=-9)
+    assert len(list(directory.glob("spool.*"))) == 2
+    sink = make_sink()
+    done = recover(spool, sink=sink, count=22)
+    assert done.returncode == 0, done
+    by_process = {}
+    for datagram in done.received:
+        name, number = datagram[4:-1].decode().split()
+        by_process.setdefault(name, []).append(int(number))
+    assert by_process == {"parent": [0, 1], "a": list(range(10)), "b": list(range(10))}
+    assert sink.is_empty() and list(directory.glob("spool*")) == []
+
+
+def test_handler_sends_what_children_left(run_python, make_handler, make_sink, directory, spool,
+                                          capsys):
+    """The next handler with the path empties the children's spools, too, and removes them."""
+    run_python("""
+import logging, os, sys, fastlog
+logging.raiseExceptions = False
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+if os.fork() == 0:
+    log = logging.Logger("x")
+    log.addHandler(handler)
+    log.info("0")
+    os._exit(0)
+os.wait()
+os._exit(0)
+""", directory / "log", spool)
+    sink = make_sink()
+    handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
+    assert sink.take_one() == b"<14>0\0"
+    assert handler.flush()
+    assert "1 records of an earlier process" in capsys.readouterr().err
+    assert sorted(os.listdir(directory)) == ["log", "spool"]
+
+
+def test_children_that_end_well_leave_no_file(run_python, directory, spool, make_sink):
+    """A child of multiprocessing delivers, and removes its spool."""
+    sink = make_sink()
+    run_python("""
+import logging, multiprocessing, os, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.getLogger()
+log.addHandler(handler)
+process = multiprocessing.get_context("fork").Process(target=log.warning, args=("child",))
+process.start()
+process.join()
+""", sink.path, spool)
+    assert sink.take_one() == b"<12>child\0"
+    assert os.listdir(directory) == ["log"]
+
+
+def test_first_records_of_a_forked_child_from_two_threads(run_python, directory, make_sink):
+    """The child's spool is that of the first to be ready; nothing is left of the other's."""
+    sink = make_sink()
+    run_python("""
+import logging, os, sys, threading, time, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+if os.fork() == 0:
+    allocate = os.posix_fallocate
+    both = threading.Barrier(2)
+
+    def slow(*args):
+        time.sleep(0.2)      # the other thread comes meanwhile
+        allocate(*args)
+
+    def record(number):
+        both.wait()
+        log.info("%d", number)
+
+    os.posix_fallocate = slow
+    threads = [threading.Thread(target=record, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(os.listdir(os.path.dirname(sys.argv[2]))) == [
+        "log", "spool", f"spool.{os.getpid()}"]
+    handler.close()
+    os._exit(handler.stats().sent != 2)
+assert os.wait()[1] == 0
+""", sink.path, directory / "spool")
+    assert sorted(sink.take(2)) == [b"<14>0\0", b"<14>1\0"] and sink.is_empty()
+
+
+def test_close_waits_for_what_children_left(leave, make_handler, make_sink, directory, spool,
+                                            capsys):
+    """As flush() does, not only for the records of its own ring."""
+    leave(*range(50), path=f"{spool}.77")
+    sink = make_sink()
+    handler = make_handler(sink.path, spool=spool, capacity=1 << 16)
+    reader = threading.Timer(0.2, sink.take, (50,))
+    reader.start()
+    handler.close()
+    reader.join()
+    assert sink.is_empty() and list(directory.glob("spool*")) == []
+    assert "50 records of an earlier process" in capsys.readouterr().err
+
+
+def test_fork_while_another_thread_opens_a_spool(run_python, directory, spool):
+    """The child must not wait for a lock whose holder it does not have."""
+    run_python("""
+import logging, os, sys, threading, fastlog
+from fastlog import _spool
+logging.raiseExceptions = False
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with _spool._lock:
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    log.info("child")
+    os._exit(handler.stats().accepted)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+done.set()
+thread.join()
+""", directory / "log", spool)
+
+
+def test_child_without_a_spool_and_without_stderr(run_python, directory, sink):
+    """What it cannot say must not cost it its records."""
+    (directory / "sub").mkdir()
+    run_python("""
+import logging, os, shutil, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+shutil.rmtree(os.path.dirname(sys.argv[2]))
+pid = os.fork()
+if pid == 0:
+    sys.stderr.close()
+    log.info("child")
+    os._exit(0 if handler.flush() and handler.stats().sent == 1 else 1)
+assert os.waitpid(pid, 0)[1] == 0
+""", sink.path, directory / "sub" / "spool")
+    assert sink.take_one() == b"<14>child\0"
+
+
+def test_damaged_file_stops_no_child(run_python, spool, sink):
+    """What lies at PATH.PID from a process that had the same id makes no sense: go on in memory."""
+    run_python("""
+import logging, os, shutil, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+pid = os.fork()
+if pid == 0:
+    own = f"{sys.argv[2]}.{os.getpid()}"
+    shutil.copy(sys.argv[2], own)
+    with open(own, "r+b") as file:
+        file.seek(512)
+        file.write(b"\\3" * 8)
+    log.info("child")
+    os._exit(0 if handler.flush() and handler.stats().sent == 1 else 1)
+assert os.waitpid(pid, 0)[1] == 0
+""", sink.path, spool)
+    assert sink.take_one() == b"<14>child\0"
