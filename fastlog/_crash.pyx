@@ -25,7 +25,7 @@ from fastlog._core cimport live_writers
 from fastlog._registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
 from fastlog._thread cimport writer_run_down
 from fastlog._transport cimport errno_set
-from fastlog._writer cimport AWAKE, STOPPED, Writer, writer_wake
+from fastlog._writer cimport AWAKE, STOPPED, Writer, writer_reached, writer_wake
 
 cdef extern from "<signal.h>" nogil:
     enum:
@@ -68,7 +68,7 @@ cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
                     bint nudge) noexcept nogil:
     """Whether this one is done, or will never be."""
     cdef uint64_t stopped = STOPPED
-    if load_acquire(&writer.ring.at.tail.value) >= position:
+    if writer_reached(writer) >= position:
         return True
     if exchange_seq_cst(&writer.crashing.value, 1) == 0 or nudge:
         writer_wake(writer)

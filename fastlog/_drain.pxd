@@ -6,13 +6,13 @@ from libc.errno cimport EINPROGRESS, EMSGSIZE, errno
 from libc.stdint cimport uint64_t
 
 from fastlog._atomics cimport (add_relaxed, exchange_seq_cst, load_acquire, load_relaxed,
-                               store_relaxed)
+                               store_relaxed, store_release)
 from fastlog._clock cimport MILLISECOND
 from fastlog._counters cimport UNSENDABLE, count_loss, count_owned
 from fastlog._frame cimport frame_blank, frame_cut
 from fastlog._posix cimport iovec
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, record_bytes, record_span,
-                            ring_at, ring_is_ready, ring_peek, ring_shorten, word_severity)
+                            ring_at, ring_peek, ring_shorten, ring_skip, word_severity)
 from fastlog._transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
                                  transport_make_room, transport_outcome, transport_send,
@@ -36,11 +36,37 @@ cdef enum Drained:                # why writer_drain came back
     STOP_ASKED
 
 
+cdef inline uint64_t writer_begin(Writer *writer) noexcept nogil:
+    """The position of the next record to send: tail, but in a crash not what is not finished."""
+    cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
+    cdef uint64_t passed = load_relaxed(&writer.passed.value)
+    writer.ahead = passed > tail and (
+        writer.transport.partial != 0           # half of that one is on its way
+        or load_relaxed(&writer.crashing.value) and not ring_peek(&writer.ring, tail))
+    return passed if writer.ahead else tail
+
+
+cdef inline void writer_pass(Writer *writer, uint64_t position) noexcept nogil:
+    """The batch is done up to `position`."""
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t passed = load_relaxed(&writer.passed.value)
+    cdef uint64_t span
+    if not writer.ahead:
+        writer_release(writer, position)
+        return
+    while passed < position:
+        span = record_span(load_relaxed(&ring_at(ring, passed).word) & LENGTH_MASK)
+        ring_skip(ring, passed, span)           # when it is its turn, it is not sent again
+        passed += span
+    store_release(&writer.passed.value, passed)
+
+
 cdef inline int writer_gather(Writer *writer) noexcept nogil:
     """Point the transport's parts at the committed records from tail on; returns how many."""
     cdef Ring *ring = &writer.ring
     cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
-    cdef uint64_t position = tail
+    cdef uint64_t begin = writer_begin(writer)
+    cdef uint64_t position = begin
     cdef uint64_t word
     cdef iovec *part
     cdef int count = 0
@@ -61,8 +87,8 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
         position += record_span(word & LENGTH_MASK)
         if count:
             writer.ends[count - 1] = position
-    if count == 0 and position != tail:
-        writer_release(writer, position)
+    if count == 0 and position != begin:
+        writer_pass(writer, position)
     return count
 
 
@@ -111,7 +137,7 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
     if limit == 0:
         count_loss(&writer.counters, UNSENDABLE, word_severity(word))
         writer_begin_trouble(writer)
-        writer_release(writer, writer.ends[0])
+        writer_pass(writer, writer.ends[0])
         return
     if not word & SHORTENED:
         add_relaxed(&writer.counters.truncated, 1)
@@ -131,7 +157,7 @@ cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
         writer.memory_tries = 0
         if sent > 0:
             count_owned(&writer.counters.sent.value, sent)
-            writer_release(writer, writer.ends[sent - 1])
+            writer_pass(writer, writer.ends[sent - 1])
         return PEER_FULL if 0 < sent < count else NOTHING_WRONG
     outcome = transport_outcome(errno)
     if outcome == WAIT_WRITABLE:
@@ -156,7 +182,7 @@ cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
 
 cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
     cdef bint locked = writer_lock_tail(writer)
-    cdef bint ready = ring_is_ready(&writer.ring)
+    cdef bint ready = ring_peek(&writer.ring, writer_begin(writer)) != 0
     writer_unlock_tail(writer, locked)
     return ready
 

@@ -6,22 +6,22 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, read
 
 from fastlog._atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst,
-                               store_relaxed, store_seq_cst)
+                               store_relaxed, store_release, store_seq_cst)
 from fastlog._clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._drain cimport (BACKOFF_MIN, CONNECTING, NO_MEMORY, NO_PEER, PEER_FULL, RING_EMPTY,
-                             STOP_ASKED, Drained, writer_disconnect, writer_drain)
+                             STOP_ASKED, Drained, writer_begin, writer_disconnect, writer_drain)
 from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
                              pollfd, ppoll, pthread_cond_init, pthread_condattr_destroy,
                              pthread_condattr_init, pthread_condattr_setclock, pthread_condattr_t,
                              pthread_create, pthread_detach, pthread_join, pthread_mutex_init,
                              pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
                              pthread_sigmask, pthread_timedjoin_np, sigfillset, sigset_t)
-from fastlog._ring cimport (ring_create, ring_destroy, ring_find, ring_is_ready, ring_map,
-                            ring_mend, ring_next, ring_used)
+from fastlog._ring cimport (Ring, ring_create, ring_destroy, ring_find, ring_is_ready, ring_map,
+                            ring_mend, ring_next, ring_peek)
 from fastlog._transport cimport errno_set, transport_close, transport_init, transport_is_network
 from fastlog._writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
                               writer_begin_trouble, writer_lock_tail, writer_offer_socket,
-                              writer_release, writer_unlock_tail, writer_wake)
+                              writer_reached, writer_unlock_tail, writer_wake)
 
 
 cdef enum:
@@ -60,19 +60,20 @@ cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout
 
 cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
     """In a crash: the first record's thread may be the one that crashed, and never commit it."""
-    cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t begin = writer_begin(writer)
     cdef uint64_t deadline = monotonic_ns() + UNFINISHED_PATIENCE
     cdef uint64_t head, span
     cdef bint locked
-    while (load_relaxed(&writer.ring.at.tail.value) == tail and not ring_is_ready(&writer.ring)
+    while (writer_begin(writer) == begin and not ring_peek(ring, begin)
            and monotonic_ns() < deadline):
         writer_pause(writer, MILLISECOND, False)    # other threads only need a moment
     locked = writer_lock_tail(writer)
-    head = load_relaxed(&writer.ring.at.head.value)
-    if (tail != head and load_relaxed(&writer.ring.at.tail.value) == tail
-            and not ring_is_ready(&writer.ring)):
-        span = ring_find(&writer.ring, tail, head)
-        writer_release(writer, tail + span if span else ring_next(&writer.ring, tail, head))
+    head = load_relaxed(&ring.at.head.value)
+    if begin != head and writer_begin(writer) == begin and not ring_peek(ring, begin):
+        span = ring_find(ring, begin, head)
+        store_release(&writer.passed.value,
+                      begin + span if span else ring_next(ring, begin, head))
     writer_unlock_tail(writer, locked)
 
 
@@ -97,7 +98,8 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
             writer.backoff = min(max(2 * writer.backoff, <uint64_t>BACKOFF_MIN),
                                  <uint64_t>BACKOFF_MAX)
             writer_pause(writer, writer.backoff, False)
-        elif load_acquire(&writer.crashing.value) and ring_used(&writer.ring):
+        elif (load_acquire(&writer.crashing.value)
+              and writer_reached(writer) < load_relaxed(&writer.ring.at.head.value)):
             writer_skip_unfinished(writer)
         elif load_relaxed(&writer.ring.at.tail.value) != tail:
             tail = load_relaxed(&writer.ring.at.tail.value)
@@ -131,7 +133,7 @@ cdef inline void writer_run_down(Writer *writer, uint64_t position,
     The caller has made the state AWAKE. No name is looked up: that is not async-signal-safe.
     """
     cdef Drained drained
-    while load_acquire(&writer.ring.at.tail.value) < position and monotonic_ns() < deadline:
+    while writer_reached(writer) < position and monotonic_ns() < deadline:
         store_seq_cst(&writer.stop.value, 0)        # another thread may just be closing it
         if writer.transport.fd < 0 and transport_is_network(&writer.transport):
             return

@@ -24,8 +24,8 @@ from libc.stdint cimport uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, write
 
-from fastlog._atomics cimport (atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64, load_relaxed,
-                               load_seq_cst, store_relaxed, store_seq_cst)
+from fastlog._atomics cimport (atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64, load_acquire,
+                               load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
 from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._counters cimport EVICTED, Counters, count_loss, count_owned
 from fastlog._posix cimport (pthread_cond_broadcast, pthread_cond_t, pthread_cond_timedwait,
@@ -61,6 +61,9 @@ ctypedef struct Writer:
     line_u64 offered_fd           # a connected socket handed over, + 1; 0: none
     atomic_u64 has_socket         # 1: connected; for those who hand sockets over
     line_u64 crashing             # 1: the process is about to end, see _crash.pyx
+    # In a crash, what lies before is sent but for records that were not finished, if this is past
+    # tail: they stay, because the program may go on and finish them.
+    line_u64 passed
     # Constant from writer_create to writer_destroy:
     int wake_fd                   # eventfd(2): the wake-up call
     int spool_fd                  # the ring's file, open because that holds its lock; -1: none
@@ -78,6 +81,7 @@ ctypedef struct Writer:
     bint started                  # `thread` is to be joined
     # The writer thread's own:
     Transport transport
+    bint ahead                    # the batch begins at `passed`, and not at tail
     uint64_t first                # position of the first record of the batch
     uint64_t ends[TRANSPORT_BATCH]      # position behind each record of the batch
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
@@ -126,6 +130,11 @@ cdef inline void writer_await_tail(Writer *writer, uint64_t wanted,
                                   &deadline) == ETIMEDOUT:
             break
     pthread_mutex_unlock(&writer.progress_lock)
+
+
+cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
+    """What lies before is sent, or is left out in a crash. Any thread."""
+    return max(load_acquire(&writer.ring.at.tail.value), load_acquire(&writer.passed.value))
 
 
 # --- the tail: moved by the writer, and by producers that discard old records --------------------
@@ -203,7 +212,7 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef bint found
     while load_relaxed(&ring.at.head.value) - position > limit:
         word = ring_peek(ring, position)
-        if word == 0:
+        if word == 0 or writer.transport.partial and writer.ahead:
             break
         if word & SKIPPED:
             pass

@@ -325,3 +325,57 @@ def read_slowly(sink):
     pause = threading.Event()
     while sink.take_one() != b"end":
         pause.wait(0.001)
+
+
+RESUME = """
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/mman.h>
+
+static void *begin;
+static size_t size;
+
+static void resume(int number) { mprotect(begin, size, PROT_READ | PROT_WRITE); }
+
+void lock(void *where, size_t length)
+{
+    begin = where;
+    size = length;
+    signal(SIGSEGV, resume);
+    mprotect(where, length, PROT_NONE);
+}
+"""
+
+
+@pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
+def test_program_that_goes_on_in_the_middle_of_a_record(run_python, directory, make_sink, gcc,
+                                                        overflow):
+    """An earlier disposition that puts the fault right: the record is finished, and sent."""
+    (directory / "resume.c").write_text(RESUME)
+    subprocess.run([gcc, "-shared", "-fPIC", "-o", directory / "resume.so",
+                    directory / "resume.c"], check=True)
+    sink = make_sink()
+    received = []
+    reader = threading.Thread(target=lambda: received.extend(sink.take(202)))
+    reader.start()
+    run_python("""
+import ctypes, logging, os, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 18, overflow=sys.argv[3])
+log = logging.Logger("x")
+log.addHandler(handler)
+text = "x" * 100_000
+page = os.sysconf("SC_PAGE_SIZE")
+lib = ctypes.CDLL(sys.argv[2])
+lib.lock(ctypes.c_void_p((id(text) // page + 5) * page), ctypes.c_size_t(page))
+fastlog.enable_crash_drain(1000.0)
+log.info("before")
+log.info(text)
+for i in range(200):
+    log.info("%d %s", i, "y" * 10_000)
+    assert handler.flush()
+stats = handler.stats()
+assert stats.accepted == stats.sent == 202, stats
+""", sink.path, directory / "resume.so", overflow)
+    reader.join()
+    assert received[:2] == [b"<14>before\0", b"<14>" + 100_000 * b"x" + b"\0"]
+    assert [int(each[4:].split()[0]) for each in received[2:]] == list(range(200))
