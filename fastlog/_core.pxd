@@ -38,6 +38,7 @@ cdef class Engine:
     cdef size_t max_size              # bytes of a record; 0: no limit of its own
     cdef bint split                   # longer ones into several records
     cdef object spool                 # fastlog._spool.Spool, or None
+    cdef uint64_t left_behind         # records in the spool when it was given up
     cdef bint synchronous             # the process ends: each call waits for its record
     cdef uint64_t told                # the number of the last trouble that news() told of
     cdef uint64_t told_lost           # records lost until the last was over
@@ -61,4 +62,5 @@ cdef class Engine:
     cdef list read_losses(self)
     cdef int abandon_writer(self) except -1
     cdef int leave_spool(self) except -1
+    cdef uint64_t count_pending(self) noexcept
     cdef int look_for_news(self) noexcept

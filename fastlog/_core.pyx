@@ -14,7 +14,7 @@ from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_se
                                load_acquire, load_relaxed, load_seq_cst, store_relaxed)
 from fastlog._clock cimport MILLISECOND, monotonic_ns
 from fastlog._counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
-                                UNSENDABLE, Loss, count_loss, count_lost)
+                                UNSENDABLE, Loss, count_loss, count_lost, count_owned)
 from fastlog._frame cimport (ENTRY, FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
                              UNFRAMED, frame_priority_size, frame_start, frame_utf8_floor)
 from fastlog._message cimport (Message, message_add, message_add_bytes, message_begin,
@@ -24,7 +24,7 @@ from fastlog._posix cimport SOCK_STREAM
 from fastlog._registry cimport Registry, registry_add, registry_remove
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_detach, ring_peek,
-                            ring_try_reserve, ring_used)
+                            ring_release, ring_try_reserve, ring_used)
 from fastlog._thread cimport (writer_create, writer_destroy, writer_leave, writer_notify,
                               writer_start, writer_stop)
 from fastlog._transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
@@ -191,7 +191,7 @@ cdef class Engine:
         writer.transport.patient = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
-        self.told = self.told_lost = 0
+        self.told = self.told_lost = self.left_behind = 0
         self.told_losses = None
         registry_add(&registry, writer)
         return writer
@@ -482,6 +482,28 @@ cdef class Engine:
             position += record_span(word & LENGTH_MASK)
         return found
 
+    def release_first(self):
+        """Take the oldest record out: somebody else has sent it. Only where no writer was started.
+        """
+        cdef Ring *ring = &self.writer.ring
+        cdef uint64_t position = load_relaxed(&ring.at.tail.value)
+        cdef uint64_t word
+        cdef bint found = False
+        while position < load_relaxed(&ring.at.head.value):
+            word = ring_peek(ring, position)
+            if not word & SKIPPED:
+                if found:
+                    break
+                found = True
+            position += record_span(word & LENGTH_MASK)
+        ring_release(ring, position)
+        count_owned(&self.writer.counters.sent.value, found)
+
+    def spool_path(self):
+        """Of the file in which the ring lives, "" if it lives in none, or no more."""
+        self.ensure_ours()
+        return self.spool.path if self.writer.spool_fd >= 0 else ""
+
     def flush(self, double timeout):
         """Wait until all accepted before the call is sent or discarded; False after `timeout` s.
 
@@ -509,14 +531,15 @@ cdef class Engine:
 
         They are left in the ring, where a later submit() starts a new writer, which sends
         them first; with a spool in its file, which is then given up, and removed if it is
-        empty. Without a writer there is nothing to do, and 0 is returned.
+        empty. What it was left with before does not count again.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef uint64_t now
         cdef bint flushed, joined
         self.ensure_ours()
         writer_offer_socket(self.writer, -1)
-        pending = 0
+        cdef uint64_t before = self.left_behind
+        pending = before
         while load_seq_cst(&self.writer.state.value) != STOPPED:
             now = monotonic_ns()
             flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
@@ -526,13 +549,13 @@ cdef class Engine:
             pending = self.stats().pending
             if not joined:
                 self.abandon_writer()
-                return pending
+                return pending - before
             if pending and not flushed:
                 break
             if ring_used(&self.writer.ring):
                 writer_start(self.writer)
         self.leave_spool()
-        return pending
+        return pending - before
 
     cdef int abandon_writer(self) except -1:
         """Have another writer: the one that does not come back is lost, with what it holds."""
@@ -562,6 +585,7 @@ cdef class Engine:
         empty = ring_used(&writer.ring) == 0
         if not ring_detach(&writer.ring):
             return 0
+        self.left_behind = self.count_pending()
         writer.spool_fd = -1
         try:
             if empty:
@@ -570,6 +594,13 @@ cdef class Engine:
             close(fd)                         # and the lock is gone
             self.spool.release()
         return 0
+
+    cdef uint64_t count_pending(self) noexcept:
+        """Of an engine whose writer is stopped."""
+        cdef Writer *writer = self.writer
+        return (load_relaxed(&writer.counters.accepted.value)
+                - load_relaxed(&writer.counters.sent.value)
+                - count_lost(&writer.counters, EVICTED, UNSENDABLE))
 
     def stats(self):
         """The counters now, as Stats."""

@@ -50,6 +50,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
         urgent_level: int | str,
         close_timeout: float,
         spool: str | os.PathLike[str] | None,
+        framing: int,
         **engine: object,
     ) -> None:
         self.address = address
@@ -63,6 +64,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
             host=_options.encoded_host(host),
             service=str(port).encode(),
             socktype=socktype or 0,
+            framing=framing,
             overflow=_options.OVERFLOWS.index(
                 _options.choice("overflow", overflow, _options.OVERFLOWS)),
             block_timeout=_options.seconds("block_timeout", block_timeout),
@@ -70,13 +72,13 @@ class EngineHandler(logging.handlers.SysLogHandler):
             **engine,  # type: ignore[arg-type]
         )
         self._leftovers: Leftovers | None = None
-        self._spool_path = ""
         if spool is None:
             self._engine = make_engine(capacity=capacity)
         else:
             # The paths as the writer has them: who recovers may be in another directory.
             self._open_spool(spool, capacity, make_engine,
-                             ([os.fsdecode(each) for each in absolute], host, port, socktype or 0))
+                             ([os.fsdecode(each) for each in absolute], host, port, socktype or 0,
+                              framing))
         self._quiet_until = 0.0
         self._gave_up_at: int | None = None
         # Not the parent's __init__: it would connect, here and now.
@@ -85,29 +87,30 @@ class EngineHandler(logging.handlers.SysLogHandler):
 
     def _open_spool(self, path: str | os.PathLike[str], capacity: int,
                     make_engine: Callable[..., Engine],
-                    destination: tuple[list[str], str, int, int]) -> None:
+                    destination: tuple[list[str], str, int, int, int]) -> None:
         """Have the ring in a file, and send what others left there and beside it."""
         from fastlog import _spool
 
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"spool must be a str, os.PathLike or None, not {type(path).__name__}")
+        if not os.fsdecode(path) or "\0" in os.fsdecode(path):
+            raise ValueError(f"spool must be the path of a file, not {path!r}")
         spool = _spool.Spool(path, capacity, _spool.destination(*destination))
         self._engine = make_engine(capacity=capacity, spool=spool)
-        self._spool_path = spool.path
         found = _spool.describe(self._engine)
         if found:
             self._tell(f"{found} in {spool.path}")
             self._engine.start()
         self._leftovers = _spool.Leftovers(
-            spool.base, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
+            spool, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
 
     def _end_child(self) -> None:
         """At the end of a child that runs no exit functions: deliver; an empty spool is removed."""
         self.flush()
         if self._note_losses(during_trouble=True):
             self.flush()
-        if self._spool_path:
-            self._engine.close(0.0)
+        if self._engine.spool_path():
+            self._close_engine(0.0)
 
     handle = _emit.handle
     emit = _emit.emit
@@ -154,12 +157,16 @@ class EngineHandler(logging.handlers.SysLogHandler):
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
         deadline = time.monotonic() + (0.0 if hopeless else timeout)
         self._note_losses(during_trouble=True)
-        pending = self._engine.close(0.0 if hopeless else timeout)
+        self._close_engine(0.0 if hopeless else timeout)
         if self._leftovers is not None:
-            self._leftovers.finish(max(0.0, deadline - time.monotonic()))
+            self._leftovers.close(max(0.0, deadline - time.monotonic()))
+
+    def _close_engine(self, timeout: float) -> None:
+        path = self._engine.spool_path()      # a forked child's own; "" once it was given up
+        pending = self._engine.close(timeout)
         if pending:
             self._tell(f"{pending} records were not delivered to {self.address}"
-                       + (f"; they are kept in {self._spool_path}" if self._spool_path else ""))
+                       + (f"; they are kept in {path}" if path else ""))
 
     # --- what goes wrong -----------------------------------------------------------------------
 

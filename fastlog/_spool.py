@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 import stat
 import struct
 import sys
@@ -37,6 +38,7 @@ VERSION = 1
 _HEADER = struct.Struct("=8sIIQI")
 _HEADER_SIZE = 512
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TOGETHER = 16        # files of earlier processes that are sent at a time
 _CAPACITIES = [1 << n for n in range(_PAGE.bit_length() - 1, 31)]
 
 # What this process holds: a second lock on the same file would be granted, and to close a second
@@ -54,9 +56,17 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-def destination(paths: Sequence[str], host: str, port: int, socktype: int) -> dict[str, object]:
-    """Where records go, as a spool's header keeps it for `fastlog recover`."""
-    return {"paths": list(paths), "host": host, "port": port, "socktype": socktype}
+def destination(paths: Sequence[str], host: str, port: int, socktype: int,
+                framing: int = 0) -> dict[str, object]:
+    """Where records go and how they are written, as a spool's header keeps it. Numbers as Engine's.
+    """
+    return {"paths": list(paths), "host": host, "port": port, "socktype": socktype,
+            "framing": framing}
+
+
+def is_stream(where: dict[str, object]) -> bool:
+    """Whether records for this destination are such that they can follow each other."""
+    return where.get("socktype") == socket.SOCK_STREAM
 
 
 def _refuse(number: int, path: str, why: str) -> NoReturn:
@@ -85,11 +95,19 @@ class Spool:
 
     @classmethod
     def existing(cls, path: str, only_look: bool = False) -> Spool:
-        """A file that is there, locked; its capacity and destination are what it says."""
+        """A file that is there, locked; its capacity and destination are what it says.
+
+        A capacity of 0: the file is empty, its process ended before it had made it.
+        """
         self = cls(path, 0, {})
         self.only_look = only_look
         self._descriptor = self._claim(self.path, create=False)
         return self
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return _PAGE + self.capacity if self.capacity else 0
 
     def another(self) -> Spool:
         """For a file of its own, beside this one, as a forked child needs it."""
@@ -201,39 +219,46 @@ class Spool:
             _refuse(errno.EAGAIN, path, "is in use by "
                     + (f"process {holder}" if holder else "another process")
                     + "; each process needs a path of its own")
-        try:
-            return found if _identity(os.lstat(path)) == _identity(found) else None
-        except FileNotFoundError:
-            return None
+        with contextlib.suppress(FileNotFoundError):
+            there = os.lstat(path)            # its size, now that nobody else can change it
+            if _identity(there) == _identity(found):
+                return there
+        return None
 
     def _prepare(self, path: str, descriptor: int, found: os.stat_result) -> bool:
         """Make a new file whole, or check what one that exists says of itself.
 
-        False: it was set aside, because its capacity is another.
+        False: it was set aside, because it cannot be used as it is.
         """
         raw = os.pread(descriptor, _HEADER_SIZE, 0)
-        if not any(raw) and (found.st_size in (0, _PAGE + self.capacity)):
-            if not self.capacity:
-                _refuse(errno.EINVAL, path, "is empty")
-            self._create(path, descriptor, new=found.st_size == 0)
+        if not any(raw) and found.st_size in (0, self.size):
             self._is_new = True
+            if self.capacity:
+                self._lay_out(path, descriptor)
             return True
         capacity, where = _read_header(path, raw)
-        if self.capacity not in (0, capacity):
+        if self.capacity and not self._can_go_on(capacity, where):
             os.rename(path, _free_name(f"{path}.{os.getpid()}", capacity))
             return False
         self.capacity = capacity
-        if not self.destination:
-            self.destination = where
-        elif self.destination != where:       # the configuration has another one now
-            os.pwrite(descriptor, self._header(), 0)
-        if found.st_size < _PAGE + capacity and not self.only_look:
-            # Cut off by somebody: what is left can be read, if there is memory behind it.
-            os.posix_fallocate(descriptor, 0, _PAGE + capacity)
-        elif found.st_size < _PAGE + capacity:
-            _refuse(errno.EINVAL, path, f"is truncated: it has {found.st_size} bytes of "
-                                        f"{_PAGE + capacity}")
+        self.destination = self.destination or where
+        if self.only_look:
+            if found.st_size < self.size:
+                _refuse(errno.EINVAL, path, f"is truncated: it has {found.st_size} bytes of "
+                                            f"{self.size}")
+        elif self.destination != where or found.st_blocks * 512 < self.size:
+            # The configuration has another one now; or somebody has cut the file off, or has
+            # copied it with holes: what is left can be read, if there is memory behind all of it.
+            self._lay_out(path, descriptor)
         return True
+
+    def _can_go_on(self, capacity: int, where: dict[str, object]) -> bool:
+        """Whether a ring that was another process's is one for our records, too."""
+        return (self.capacity == capacity
+                and self.destination["framing"] == where.get("framing")
+                and is_stream(self.destination) == is_stream(where)
+                # PATH means what the configuration says; the name of a child means nothing.
+                and (not self._beside or self.destination == where))
 
     def _header(self) -> bytes:
         where = json.dumps(self.destination).encode()
@@ -242,17 +267,17 @@ class Spool:
             raise OSError(errno.ENAMETOOLONG, "for the address there is no room in its header")
         return header.ljust(_HEADER_SIZE, b"\0")
 
-    def _create(self, path: str, descriptor: int, new: bool) -> None:
+    def _lay_out(self, path: str, descriptor: int) -> None:
         try:
             # First, so that a process that is killed in between leaves what the next one knows.
             os.pwrite(descriptor, self._header(), 0)
             # All of it now: a full disk is an error here, and not a SIGBUS in a logging call.
-            os.posix_fallocate(descriptor, 0, _PAGE + self.capacity)
+            os.posix_fallocate(descriptor, 0, self.size)
         except OSError as error:
-            if new:
+            if self._is_new:
                 os.unlink(path)
             _refuse(error.errno or errno.EIO, path,
-                    f"cannot be made with {_PAGE + self.capacity} bytes: {error.strerror}")
+                    f"cannot be made with {self.size} bytes: {error.strerror}")
 
 
 def _free_name(stem: str, number: int) -> str:
@@ -311,44 +336,80 @@ def siblings(base: str | os.PathLike[str]) -> list[str]:
 class Leftovers:
     """Spools of processes that are gone, each with an engine that sends what is in it.
 
-    make_engine: called with a Spool. tell: called with a line for the user.
+    spool: beside which they are. make_engine: called with a Spool. tell: called with a line
+        for the user.
     """
 
-    def __init__(self, base: str, make_engine: Callable[[Spool], Engine],
+    def __init__(self, spool: Spool, make_engine: Callable[[Spool], Engine],
                  tell: Callable[[str], None]) -> None:
         self._process = os.getpid()
+        self._destination = spool.destination
+        self._make_engine = make_engine
+        self._tell = tell
+        self._base = spool.base
+        self._paths = siblings(spool.base)        # that were not looked at yet
         self._engines: list[tuple[Spool, Engine]] = []
-        for path in siblings(base):
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Not with all at once: each takes a thread and three descriptors."""
+        while self._paths and len(self._engines) < _TOGETHER:
+            path = self._paths.pop(0)
             try:
-                spool = Spool.existing(path)
-                engine = make_engine(spool)
+                self._send(path)
             except (BlockingIOError, FileNotFoundError):  # in use, or just removed
                 continue
             except OSError as error:
-                tell(str(error))
-                continue
-            told = describe(engine)
-            if told:
-                tell(f"{told} in {path}")
-            if engine.recovered()[0]:
-                engine.start()
-                self._engines.append((spool, engine))
-            else:
-                spool.remove()
+                self._tell(f"{path}: {error.strerror}")
+
+    def _send(self, path: str) -> None:
+        spool = Spool.existing(path)
+        if not spool.capacity:
+            spool.remove()
+            return
+        engine = self._make_engine(spool)
+        ours = spool.destination == self._destination
+        told = describe(engine)
+        if told:
+            self._tell(f"{told} in {path}" + (
+                "" if ours else f", for another destination: `fastlog recover {path}` sends them"))
+        if not engine.recovered()[0]:
+            spool.remove()
+        elif ours:
+            engine.start()
+            self._engines.append((spool, engine))
 
     def finish(self, timeout: float) -> bool:
         """Flush, `timeout` seconds in all; what is empty is removed. Whether all is."""
         if os.getpid() != self._process:       # they are the parent's
             return True
         deadline = time.monotonic() + timeout
-        left = []
-        for spool, engine in self._engines:
-            if engine.flush(max(0.0, deadline - time.monotonic())):
-                engine.close(0.0)
-            else:
-                left.append((spool, engine))
-        self._engines = left
-        return not left
+        while self._engines:
+            first = self._engines[0]
+            if not first[1].flush(max(0.0, deadline - time.monotonic())):
+                return False
+            self._give_up(first)
+            self._go_on()
+        return True
+
+    def close(self, timeout: float) -> None:
+        """Flush, and leave to others what is left."""
+        if self.finish(timeout):
+            return
+        for each in list(self._engines):
+            self._give_up(each)
+        if self._paths:
+            self._tell(f"{len(self._paths)} more files of earlier processes beside {self._base} "
+                       "were not sent")
+
+    def _give_up(self, one: tuple[Spool, Engine]) -> None:
+        with contextlib.suppress(ValueError):  # another thread was first
+            self._engines.remove(one)
+        spool, engine = one
+        pending = engine.close(0.0)
+        if pending:
+            self._tell(f"{pending} records of an earlier process were not delivered; they are "
+                       f"kept in {spool.path}")
 
 
 def describe(engine: Engine) -> str:

@@ -28,11 +28,11 @@ from fastlog.cli.recover import make_engine
 for line in sys.stdin:
     try:
         spool = Spool.existing(line[:-1], only_look=True)
-        engine = make_engine(spool, spool.destination)
-        found = [record.decode("latin-1") for record in engine.records()]
-        del engine, spool
+        engine = spool.capacity and make_engine(spool.destination, spool.capacity, spool)
+        found = [record.decode("latin-1") for record in engine.records()] if engine else []
     except OSError as error:
         found = str(error)
+    engine = spool = None
     print(json.dumps(found), flush=True)
 """
 
@@ -152,7 +152,7 @@ def test_any_damage(valid, look, tmp_path, data):
 
 
 @fuzz
-@given(content=st.binary(max_size=2000))
+@given(content=st.binary(min_size=1, max_size=2000))
 def test_any_file(look, tmp_path, content):
     write(tmp_path / "spool", content)
     assert "spool" in look(tmp_path / "spool")

@@ -1,6 +1,8 @@
 """fastlog recover: what ended processes left is sent, in order, and nothing else is touched."""
+import json
 import os
 import socket
+import struct
 
 import pytest
 
@@ -27,18 +29,6 @@ def test_command(leave, recover, make_sink, spool, directory):
     assert done.returncode == 0 and "50 records sent" in done.stdout
     assert done.received == records(*range(50)) and sink.is_empty()
     assert not spool.exists()
-
-
-def test_over_tcp(leave, recover, spool):
-    leave(*range(20))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        done = recover(spool, "--address", f"tcp:127.0.0.1:{port}")
-        assert done.returncode == 0, done
-        connection, _ = listener.accept()
-        with connection:
-            wire = connection.makefile("rb").read()
-    assert wire == b"".join(records(*range(20)))
 
 
 @pytest.mark.parametrize("arguments, status, said", [
@@ -115,3 +105,141 @@ def test_childs_file_that_was_set_aside_is_found(leave, recover, make_sink, spoo
     assert done.returncode == 0, done
     assert sorted(sink.take(2)) == records("a", "b")
     assert os.listdir(directory) == ["log"]
+
+
+# --- records that were written for another kind of destination -----------------------------------
+
+DATAGRAMS = {}
+STREAM = {"socktype": 1}
+COUNTED = {"socktype": 1, "framing": "octet-counting"}
+NEWLINE = {"socktype": 1, "framing": "newline"}
+
+
+def recover_over_tcp(recover, spool):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = recover(spool, "--address", f"tcp:127.0.0.1:{listener.getsockname()[1]}")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        connection, _ = listener.accept()
+        with connection:
+            return connection.makefile("rb").read()
+
+
+@pytest.mark.parametrize("options, wire", [
+    (DATAGRAMS, b"11 <14>a\n<14>b5 <14>c"),
+    (STREAM, b"<14>a#012<14>b\0<14>c\0"),
+    (COUNTED, b"11 <14>a\n<14>b5 <14>c"),
+    (NEWLINE, b"<14>a#012<14>b\n<14>c\n"),
+], ids=["datagrams", "stream", "octet-counting", "newline"])
+def test_over_tcp(leave, recover, spool, options, wire):
+    """Two records are two, whatever is in them, and whatever they were written for."""
+    leave("a\n<14>b", "c", **options)
+    assert recover_over_tcp(recover, spool) == wire
+    assert not spool.exists()
+
+
+@pytest.mark.parametrize("options, received", [
+    (DATAGRAMS, [b"<14>a\nb\0", b"<14>c\0"]),
+    (STREAM, [b"<14>a#012b\0", b"<14>c\0"]),
+    (COUNTED, [b"<14>a\nb", b"<14>c"]),
+    (NEWLINE, [b"<14>a#012b", b"<14>c"]),
+], ids=["datagrams", "stream", "octet-counting", "newline"])
+def test_by_udp(leave, recover, spool, options, received):
+    leave("a\nb", "c", **options)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(30)
+        done = recover(spool, "--address", f"udp:127.0.0.1:{sink.getsockname()[1]}")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        assert [sink.recv(100), sink.recv(100)] == received
+
+
+@pytest.mark.parametrize("options", [DATAGRAMS, STREAM, COUNTED, NEWLINE],
+                         ids=["datagrams", "stream", "octet-counting", "newline"])
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["dgram", "stream"])
+def test_to_a_unix_socket(leave, recover, make_sink, directory, spool, options, kind):
+    """What listens there is not known: each record ends with a NUL, or it is a datagram."""
+    leave("a", "c", **options)
+    sink = make_sink(directory / "elsewhere", kind)
+    done = recover(spool, "--address", sink.path)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    if kind == socket.SOCK_STREAM:
+        assert sink.take_bytes(12) == b"<14>a\0<14>c\0"
+    else:
+        assert sink.take(2) == records("a", "c")
+
+
+def test_rewritten_as_far_as_possible(leave, recover, make_sink, directory, spool):
+    """What could not be sent stays, in the form it has."""
+    leave(*range(100), **COUNTED)
+    sink = make_sink()
+    done = recover(spool, "--address", sink.path, "--timeout", "0.5")
+    assert done.returncode == 1 and "could not be" in done.stderr
+    sent = int(done.stderr.partition(" records sent")[0].rpartition(" ")[2])
+    assert sink.take(sent) == records(*range(sent)) and 0 < sent < 100
+    # The one that waited when the time was over was not sent.
+    assert sink.is_empty()
+    done = recover(spool, "--address", sink.path, sink=sink, count=100 - sent)
+    assert done.returncode == 0 and done.received == records(*range(sent, 100))
+    assert not spool.exists()
+
+
+def test_rewritten_without_a_priority(leave, recover, make_sink, spool):
+    """A record that is whole but has no priority gets RFC 3164's."""
+    leave("text", **COUNTED)
+    content = spool.read_bytes()
+    spool.write_bytes(content.replace(b"8 <14>text", b"8 x14>text"))
+    sink = make_sink()
+    assert recover(spool, "--address", sink.path).returncode == 0
+    assert sink.take_one() == b"<13>x14>text\0"
+
+
+def test_next_handler_writes_otherwise(leave, recover, make_handler, make_sink, spool, capsys):
+    """It does not send records in a form that its destination would not understand."""
+    leave("a\nb")
+    sink = make_sink()
+    handler = make_handler(sink.path, spool=spool, capacity=1 << 16, socktype=socket.SOCK_STREAM)
+    said = capsys.readouterr().err
+    aside, = spool.parent.glob("spool.*")
+    assert said == (f"fastlog: 1 records of an earlier process in {aside}, for another destination:"
+                    f" `fastlog recover {aside}` sends them\n")
+    assert handler.flush()
+    assert recover(aside).returncode == 0 and sink.take(1) == records("a\nb")
+    assert not aside.exists()
+
+
+# --- headers that make no sense ------------------------------------------------------------------
+
+@pytest.mark.parametrize("damage", [
+    {"paths": [], "host": "h" * 400, "port": 514},
+    {"paths": [], "host": "localhost", "port": 10 ** 60},
+    {"paths": [], "host": "", "port": 0},
+    {"paths": ["/a"] * 20},
+    {"paths": ["/" + "a" * 300]},
+    {"paths": 5},
+    {"framing": 3},
+    {"framing": []},
+    {"socktype": "x"},
+], ids=["host", "port", "no host", "20 paths", "path", "paths", "framing", "framing's type",
+        "socktype"])
+def test_damaged_destination(leave, recover, make_sink, spool, directory, damage):
+    """It is told, and overwrites nothing; with --address the records are sent all the same."""
+    leave("a")
+    with open(spool, "r+b") as file:
+        size, = struct.unpack("=24xI", file.read(28))
+        where = json.dumps({**json.loads(file.read(size)), **damage}).encode()
+        file.seek(24)
+        file.write(struct.pack("=I", len(where)) + where)
+    for arguments in ["--dry-run"], []:
+        done = recover(spool, *arguments)
+        assert done.returncode == 1 and "the destination in it makes no sense" in done.stderr
+    sink = make_sink(directory / "elsewhere")
+    assert recover(spool, "--address", sink.path).returncode == 0
+    assert sink.take(1) == records("a")
+
+
+def test_empty_file(recover, spool):
+    """Its process was killed when it had just made it: there is nothing in it."""
+    spool.touch(0o600)
+    done = recover(spool, "--dry-run")
+    assert done == (0, f"{spool}: nothing to send\n", "", []) and spool.exists()
+    assert recover(spool) == (0, f"{spool}: nothing to send\n", "", []) and not spool.exists()

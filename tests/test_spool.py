@@ -140,3 +140,19 @@ def test_not_with_sockets_of_ones_own(make_handler, spool):
 
     with pytest.raises(ValueError, match="spool cannot be had with createSocket"):
         make_handler("/dev/log", cls=Own, spool=spool)
+
+
+def test_closed_twice(make_handler, make_sink, directory, spool, logger_for, capsys):
+    """What the first close left in the file is not what the second has to tell of."""
+    handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    log = logger_for(handler)
+    for i in range(5):
+        log.info("%d", i)
+    handler.close(0.0)
+    log.info("in memory")
+    capsys.readouterr()
+    handler.close(0.0)
+    assert capsys.readouterr().err == (
+        f"fastlog: 1 records were not delivered to {directory / 'log'}\n")
+    handler.close(0.0)
+    assert capsys.readouterr().err == ""

@@ -171,3 +171,37 @@ def test_killed_once_the_file_has_its_size(make_handler, make_sink, spool, direc
     logger_for(handler).info("x")
     assert sink.take_one() == b"<14>x\0"
     assert handler.flush() and sorted(os.listdir(directory)) == ["log", "spool"]
+
+
+def test_file_with_holes(leave, run_python, directory, spool):
+    """As a copy has them: on a full disk that is an error at construction, and no SIGBUS later."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system that is too small")
+    leave("x", capacity=1 << 18)
+    run_python("""
+import ctypes, errno, os, sys, fastlog
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x00020000) == 0
+assert libc.mount(b"none", b"/", None, 1 << 18 | 1 << 14, None) == 0
+with open(sys.argv[1], "rb") as file:
+    content = file.read()
+os.mkdir(sys.argv[2])
+assert libc.mount(b"tmpfs", sys.argv[2].encode(), b"tmpfs", 0, b"size=100k") == 0
+path = sys.argv[2] + "/spool"
+with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+    file.write(content[:8192])
+    file.truncate(len(content))
+try:
+    fastlog.SysLogHandler("/dev/log", spool=path, capacity=1 << 18)
+except OSError as error:
+    assert error.errno == errno.ENOSPC and path in str(error), error
+else:
+    raise AssertionError("no error")
+assert os.stat(path).st_size == len(content)
+""", spool, directory / "small")
+
+
+@pytest.mark.parametrize("bad", ["", "a\0b"])
+def test_no_path(make_handler, bad):
+    with pytest.raises(ValueError, match="spool must be"):
+        make_handler("/dev/log", spool=bad)

@@ -1,5 +1,6 @@
 """Spools of several processes: forked children, their threads, and who has which file."""
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -236,3 +237,140 @@ if pid == 0:
 assert os.waitpid(pid, 0)[1] == 0
 """, sink.path, spool)
     assert sink.take_one() == b"<14>child\0"
+
+
+# --- what others left beside it ------------------------------------------------------------------
+
+def test_left_for_another_destination(leave, recover, make_handler, make_sink, directory, spool,
+                                      capsys):
+    """It is left alone, and that is said."""
+    leave("theirs", path=f"{spool}.77", address=str(directory / "theirs"))
+    leave("ours", path=f"{spool}.78")
+    sink = make_sink()
+    handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
+    assert (f"1 records of an earlier process in {spool}.77, for another destination: `fastlog "
+            f"recover {spool}.77` sends them\n") in capsys.readouterr().err
+    assert sink.take_one() == b"<14>ours\0"
+    handler.close()
+    assert sink.is_empty() and sorted(os.listdir(directory)) == ["log", "spool.77"]
+    sink = make_sink(directory / "theirs")
+    assert recover(f"{spool}.77", sink=sink, count=1).received == [b"<14>theirs\0"]
+
+
+def test_childs_name_with_another_destination(leave, run_python, recover, make_sink, directory,
+                                              spool):
+    """A child does not send what a process of its id left for somebody else."""
+    sink = make_sink()
+    others = directory / "others"
+    leave("theirs", path=others, address=str(directory / "theirs"))
+    run_python("""
+import logging, os, shutil, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+log = logging.Logger("x")
+log.addHandler(handler)
+ready, go = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.read(ready, 1)
+    log.info("ours")
+    os._exit(0 if handler.flush() and handler.stats().sent == 1 else 1)
+shutil.copy(sys.argv[3], f"{sys.argv[2]}.{pid}")
+os.write(go, b"x")
+assert os.waitpid(pid, 0)[1] == 0
+""", sink.path, spool, others)
+    assert sink.take_one() == b"<14>ours\0" and sink.is_empty()
+    theirs = make_sink(directory / "theirs")
+    assert recover(spool).returncode == 0
+    assert theirs.take_one() == b"<14>theirs\0"
+
+
+def test_empty_file_of_a_child(make_handler, directory, spool, capsys):
+    """Killed when it had just made it: there is nothing in it, and nothing to say."""
+    (directory / "spool.77").touch(0o600)
+    make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    assert os.listdir(directory) == ["spool"] and capsys.readouterr().err == ""
+
+
+def test_close_says_what_is_left_in_which_file(leave, make_handler, directory, spool, capsys):
+    """Each file's own records, and the files can be had by others."""
+    for number in range(3):
+        leave(*range(number + 1), path=f"{spool}.{number}")
+    handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    handler._engine.submit(14, "x")
+    capsys.readouterr()
+    handler.close(0.0)
+    assert capsys.readouterr().err.splitlines() == [
+        f"fastlog: 1 records were not delivered to {directory}/log; they are kept in {spool}",
+        *(f"fastlog: {number + 1} records of an earlier process were not delivered; they are kept "
+          f"in {spool}.{number}" for number in range(3))]
+    for number in range(3):
+        make_handler(directory / "log", spool=f"{spool}.{number}", capacity=CAPACITY)
+
+
+def test_childs_close_names_its_own_file(run_python, directory, spool):
+    done = run_python("""
+import logging, os, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
+sys.stderr = sys.stdout
+log = logging.Logger("x")
+log.addHandler(handler)
+if os.fork() == 0:
+    log.info("child")
+    handler.close(0.0)
+    print(os.getpid())
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+""", directory / "log", spool)
+    *_, said, pid = done.splitlines()
+    assert said == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
+                    f"{spool}.{pid}")
+
+
+def test_child_of_multiprocessing_says_where_its_records_are(run_python, directory, spool):
+    done = run_python("""
+import logging, multiprocessing, os, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16,
+                                close_timeout=0.0)
+sys.stderr = sys.stdout
+log = logging.Logger("x")
+log.addHandler(handler)
+process = multiprocessing.get_context("fork").Process(target=log.info, args=("child",))
+process.start()
+process.join()
+print(process.pid)
+""", directory / "log", spool)
+    *_, said, pid = done.splitlines()
+    assert said == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
+                    f"{spool}.{pid}")
+
+
+def leave_many(leave, spool, count):
+    """Files of `count` children, each with one record."""
+    leave("x")
+    for number in range(count):
+        shutil.copy(spool, f"{spool}.{number}")
+    spool.unlink()
+
+
+def test_many_files(leave, make_handler, make_sink, directory, spool, threads):
+    """They are sent some at a time: descriptors and threads of this process are not for them."""
+    leave_many(leave, spool, 100)
+    handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    assert len(threads.find()) <= 16
+    sink = make_sink()
+    reader = threading.Thread(target=sink.take, args=(100,))
+    reader.start()
+    assert handler.flush()
+    reader.join()
+    assert sorted(os.listdir(directory)) == ["log", "spool"]
+
+
+def test_many_files_that_cannot_be_sent(leave, make_handler, directory, spool, capsys):
+    """Those that had no turn are told of, too."""
+    leave_many(leave, spool, 20)
+    handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    handler.close(0.0)
+    assert (f"4 more files of earlier processes beside {spool} were not sent"
+            in capsys.readouterr().err)
+    assert len(os.listdir(directory)) == 20

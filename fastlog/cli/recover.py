@@ -4,17 +4,23 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from fastlog import _options
 from fastlog._core import Engine
-from fastlog._spool import Spool, describe, destination, siblings
+from fastlog._spool import Spool, describe, destination, is_stream, siblings
 
 if TYPE_CHECKING:
     import argparse
     from typing import Any
+
+OCTET_COUNTING = _options.FRAMINGS.index("octet-counting") + 1
+#: Of a message that has none: RFC 3164 section 4.3.3.
+NO_PRIORITY = 13
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +32,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="as given to spool=")
     parser.add_argument("--address", metavar="A",
                         help="where to send: a socket's path, or udp:HOST:PORT or tcp:HOST:PORT; "
-                             "default: where the process would have")
+                             "default: where the process would have. Over TCP, what was not "
+                             "written for a stream gets octet counting (RFC 6587)")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S",
                         help="seconds for each spool (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true",
@@ -74,26 +81,37 @@ def parse_address(text: str) -> dict[str, Any]:
     if not port.isdecimal():
         raise ValueError(f"--address must be {kind}:HOST:PORT, not {text!r}")
     host, number = _options.host_and_port((host, int(port)))
-    return destination([], host, number,
-                       socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+    if kind == "udp":
+        return destination([], host, number, socket.SOCK_DGRAM)
+    return destination([], host, number, socket.SOCK_STREAM, OCTET_COUNTING)
 
 
-def make_engine(spool: Spool, where: dict[str, Any]) -> Engine:
-    """Raises OSError if the destination makes no sense."""
+def make_engine(where: dict[str, Any], capacity: int, spool: Spool | None = None) -> Engine:
+    """Raises OSError if the destination, which may be a damaged file's, makes no sense."""
     try:
-        return Engine([_options.connectable(path) for path in where["paths"]],
-                      host=_options.encoded_host(where["host"]),
-                      service=str(where["port"]).encode(),
+        paths = [_options.connectable(_options.socket_path(path)) for path in where["paths"]]
+        host, port = "", 0
+        if not paths:
+            host, port = _options.host_and_port((where["host"], where["port"]))
+        elif len(paths) > len(_options.DEFAULT_PATHS):
+            raise ValueError(f"it has {len(paths)} paths")
+        if where["framing"] not in range(len(_options.FRAMINGS) + 1):
+            raise ValueError(f"framing {where['framing']!r}")
+        return Engine(paths, host=_options.encoded_host(host), service=str(port).encode(),
                       socktype=_options.socktype(where["socktype"] or None) or 0,
-                      capacity=spool.capacity, spool=spool)
+                      framing=where["framing"], capacity=capacity, spool=spool)
     except (KeyError, TypeError, ValueError) as error:
-        raise OSError(errno.EINVAL, f"the destination in it makes no sense: {error}") from error
+        raise OSError(errno.EINVAL, f"the destination in it makes no sense: {error}",
+                      spool and spool.path) from error
 
 
 def look(path: str) -> bool:
     """Print what would be sent; nothing is changed."""
     spool = Spool.existing(path, only_look=True)
-    engine = make_engine(spool, spool.destination)
+    if not spool.capacity:
+        print(f"{path}: nothing to send")
+        return True
+    engine = make_engine(spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
     for record in engine.records():
         print("  " + record.decode("utf-8", "backslashreplace").rstrip("\0\n"))
@@ -103,20 +121,70 @@ def look(path: str) -> bool:
 def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
     """Send what is in a spool; returns whether nothing is left."""
     spool = Spool.existing(path)
-    engine = make_engine(spool, where or spool.destination)
+    if not spool.capacity:
+        print(f"{path}: nothing to send")
+        spool.remove()
+        return True
+    engine = make_engine(where or spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
-    if engine.recovered()[0]:
+    error = 0
+    if not engine.recovered()[0]:
+        spool.remove()
+    elif where and needs_rewriting(spool.destination, where):
+        counted = spool.destination.get("framing") == OCTET_COUNTING
+        error = send_rewritten(engine, counted, where, timeout)
+    else:
         engine.start()
         engine.flush(timeout)
-    else:
-        spool.remove()
-    pending = engine.close(0.0)
+    engine.close(0.0)
     stats = engine.stats()
-    if pending:
-        why = f" ({os.strerror(stats.last_errno)})" if stats.last_errno else ""
-        print(f"{path}: {stats.sent} records sent, {pending} could not be{why}: they stay there",
-              file=sys.stderr)
+    error = error or stats.last_errno
+    if stats.pending:
+        why = f" ({os.strerror(error)})" if error else ""
+        print(f"{path}: {stats.sent} records sent, {stats.pending} could not be{why}: they stay "
+              "there", file=sys.stderr)
         return False
     if stats.sent:
         print(f"{path}: {stats.sent} records sent, the file is removed")
     return True
+
+
+# --- records that were written for another kind of destination -----------------------------------
+
+def needs_rewriting(source: dict[str, Any], where: dict[str, Any]) -> bool:
+    """Whether records for `source` cannot be sent to `where`, one of parse_address(), as they are.
+
+    What was for a stream can go to any other; a datagram has nothing around it.
+    """
+    return not is_stream(source) if is_stream(where) else source.get("framing", 0) != 0
+
+
+def send_rewritten(engine: Engine, counted: bool, where: dict[str, Any], timeout: float) -> int:
+    """Send the records of an engine, one by one, by another. Returns an errno or 0.
+
+    counted: whether a length is in front of each.
+    """
+    other = make_engine(where, engine.stats().capacity)
+    deadline = time.monotonic() + timeout
+    for record in engine.records():
+        priority, text = take_apart(record, counted)
+        # Unix sockets get a NUL, as by default they do: a stream may listen there.
+        other.submit(priority, text, append_nul=bool(where["paths"]))
+        if not other.flush(max(0.0, deadline - time.monotonic())):
+            break
+        engine.release_first()
+    other.close(0.0)
+    return other.stats().last_errno
+
+
+def take_apart(record: bytes, counted: bool) -> tuple[int, str]:
+    """Priority and message, without what was put around them."""
+    if counted:
+        record = record.partition(b" ")[2]
+    elif record.endswith((b"\0", b"\n")):
+        record = record[:-1]
+    text = record.decode("utf-8", "backslashreplace")
+    found = re.match("<([0-9]{1,9})>", text)
+    if found is None:
+        return NO_PRIORITY, text
+    return int(found[1]), text[found.end():]
