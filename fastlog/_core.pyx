@@ -500,9 +500,9 @@ cdef class Engine:
         count_owned(&self.writer.counters.sent.value, found)
 
     def spool_path(self):
-        """Of the file in which the ring lives, "" if it lives in none, or no more."""
+        """Of the file in which the ring lives; "" if it lives in none, or that has no name."""
         self.ensure_ours()
-        return self.spool.path if self.writer.spool_fd >= 0 else ""
+        return self.spool.path if self.writer.spool_fd >= 0 and self.spool.is_there() else ""
 
     def flush(self, double timeout):
         """Wait until all accepted before the call is sent or discarded; False after `timeout` s.

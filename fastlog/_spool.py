@@ -141,8 +141,14 @@ class Spool:
     def remove(self) -> None:
         """Delete the file, if the path still means it."""
         with contextlib.suppress(OSError):
-            if _identity(os.lstat(self.path)) == self._inode:
+            if self.is_there():
                 os.unlink(self.path)
+
+    def is_there(self) -> bool:
+        """Whether the path still means the file: somebody may have removed or moved it."""
+        with contextlib.suppress(OSError):
+            return _identity(os.lstat(self.path)) == self._inode
+        return False
 
     def give_back(self, descriptor: int) -> None:
         """Undo open(); what was in the file before stays there."""
@@ -347,20 +353,23 @@ class Leftovers:
         self._make_engine = make_engine
         self._tell = tell
         self._base = spool.base
-        self._paths = siblings(spool.base)        # that were not looked at yet
+        self._paths = siblings(spool.base)[::-1]  # that were not looked at yet, the last first
         self._engines: list[tuple[Spool, Engine]] = []
         self._go_on()
 
     def _go_on(self) -> None:
         """Not with all at once: each takes a thread and three descriptors."""
-        while self._paths and len(self._engines) < _TOGETHER:
-            path = self._paths.pop(0)
+        while len(self._engines) < _TOGETHER:
+            try:
+                path = self._paths.pop()
+            except IndexError:
+                return
             try:
                 self._send(path)
             except (BlockingIOError, FileNotFoundError):  # in use, or just removed
                 continue
             except OSError as error:
-                self._tell(f"{path}: {error.strerror}")
+                self._tell(explain(path, error))
 
     def _send(self, path: str) -> None:
         spool = Spool.existing(path)
@@ -384,8 +393,7 @@ class Leftovers:
         if os.getpid() != self._process:       # they are the parent's
             return True
         deadline = time.monotonic() + timeout
-        while self._engines:
-            first = self._engines[0]
+        while (first := next(iter(self._engines), None)) is not None:
             if not first[1].flush(max(0.0, deadline - time.monotonic())):
                 return False
             self._give_up(first)
@@ -410,6 +418,12 @@ class Leftovers:
         if pending:
             self._tell(f"{pending} records of an earlier process were not delivered; they are "
                        f"kept in {spool.path}")
+
+
+def explain(path: str, error: OSError) -> str:
+    """What was wrong with a file."""
+    said = str(error.strerror)
+    return said if path in said else f"{path}: {said}"
 
 
 def describe(engine: Engine) -> str:

@@ -327,55 +327,58 @@ def read_slowly(sink):
         pause.wait(0.001)
 
 
-RESUME = """
-#define _GNU_SOURCE
-#include <signal.h>
-#include <sys/mman.h>
-
-static void *begin;
-static size_t size;
-
-static void resume(int number) { mprotect(begin, size, PROT_READ | PROT_WRITE); }
-
-void lock(void *where, size_t length)
-{
-    begin = where;
-    size = length;
-    signal(SIGSEGV, resume);
-    mprotect(where, length, PROT_NONE);
-}
-"""
-
-
 @pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
-def test_program_that_goes_on_in_the_middle_of_a_record(run_python, directory, make_sink, gcc,
-                                                        overflow):
-    """An earlier disposition that puts the fault right: the record is finished, and sent."""
-    (directory / "resume.c").write_text(RESUME)
-    subprocess.run([gcc, "-shared", "-fPIC", "-o", directory / "resume.so",
-                    directory / "resume.c"], check=True)
+def test_program_that_goes_on_in_the_middle_of_a_record(run_python, make_sink, overflow):
+    """An earlier disposition puts the fault right: what came behind the record was sent by then,
+    and the record is finished and sent, each once.
+    """
     sink = make_sink()
     received = []
-    reader = threading.Thread(target=lambda: received.extend(sink.take(202)))
+    reader = threading.Thread(target=lambda: received.extend(sink.take(203)))
     reader.start()
     run_python("""
-import ctypes, logging, os, sys, fastlog
-handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 18, overflow=sys.argv[3])
+import ctypes, logging, mmap, os, signal, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 18, overflow=sys.argv[2])
 log = logging.Logger("x")
 log.addHandler(handler)
+libc = ctypes.CDLL(None)
 text = "x" * 100_000
-page = os.sysconf("SC_PAGE_SIZE")
-lib = ctypes.CDLL(sys.argv[2])
-lib.lock(ctypes.c_void_p((id(text) // page + 5) * page), ctypes.c_size_t(page))
+page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 5) * mmap.PAGESIZE)
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def put_right(number):
+    log.info("behind")
+    os.kill(os.getpid(), signal.SIGABRT)
+    assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 3) == 0    # readable, writable
+
+signal.signal(signal.SIGABRT, lambda number, frame: None)
+libc.signal(signal.SIGSEGV, put_right)
 fastlog.enable_crash_drain(1000.0)
 log.info("before")
+assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
 log.info(text)
-for i in range(200):
+for i in range(200):        # more than the ring holds
     log.info("%d %s", i, "y" * 10_000)
     assert handler.flush()
 stats = handler.stats()
-assert stats.accepted == stats.sent == 202, stats
-""", sink.path, directory / "resume.so", overflow)
+assert stats.accepted == stats.sent == 203, stats
+""", sink.path, overflow)
     reader.join()
-    assert received[:2] == [b"<14>before\0", b"<14>" + 100_000 * b"x" + b"\0"]
-    assert [int(each[4:].split()[0]) for each in received[2:]] == list(range(200))
+    assert received[:3] == [b"<14>before\0", b"<14>behind\0", b"<14>" + 100_000 * b"x" + b"\0"]
+    assert [int(each[4:].split()[0]) for each in received[3:]] == list(range(200))
+
+
+def test_half_written_record_in_a_spool(leave, recover, make_sink, spool):
+    """What was sent before it is not sent again by who recovers the spool; it is told."""
+    sink = make_sink()
+    leave(*range(5), before="import ctypes, mmap, fastlog", returncode=-signal.SIGSEGV, end="""
+fastlog.enable_crash_drain()
+text = "x" * 20_000
+page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
+ctypes.CDLL(None).munmap(page, ctypes.c_size_t(mmap.PAGESIZE))
+log.info(text)
+""")
+    assert sink.take(5) == [b"<14>%d\0" % i for i in range(5)]
+    done = recover(spool)
+    assert done.stdout == (f"{spool}: 1 that it did not finish, which are left out\n"), done
+    assert sink.is_empty() and not spool.exists()

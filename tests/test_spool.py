@@ -156,3 +156,16 @@ def test_closed_twice(make_handler, make_sink, directory, spool, logger_for, cap
         f"fastlog: 1 records were not delivered to {directory / 'log'}\n")
     handler.close(0.0)
     assert capsys.readouterr().err == ""
+
+
+def test_file_that_somebody_removed(make_handler, directory, spool, logger_for, capsys):
+    """Nothing is kept under its name, and close() does not say so; what is there now stays."""
+    handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
+    logger_for(handler).info("x")
+    spool.unlink()
+    spool.write_text("precious")
+    capsys.readouterr()
+    handler.close(0.0)
+    assert capsys.readouterr().err == (
+        f"fastlog: 1 records were not delivered to {directory / 'log'}\n")
+    assert spool.read_text() == "precious"

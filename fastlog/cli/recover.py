@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastlog import _options
 from fastlog._core import Engine
-from fastlog._spool import Spool, describe, destination, is_stream, siblings
+from fastlog._spool import Spool, describe, destination, explain, is_stream, siblings
 
 if TYPE_CHECKING:
     import argparse
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
                 done = (look(path) if options.dry_run
                         else recover(path, where, timeout))
             except OSError as error:
-                print(f"{path}: {error.strerror}", file=sys.stderr)
+                print(explain(path, error), file=sys.stderr)
                 done = False
             complete = complete and done
     return 0 if complete else 1
