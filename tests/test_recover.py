@@ -207,6 +207,48 @@ def test_next_handler_writes_otherwise(leave, recover, make_handler, make_sink, 
     assert not aside.exists()
 
 
+@pytest.mark.parametrize("name", ["journal", "elsewhere"])
+def test_entries_of_the_journal(run_python, recover, make_sink, directory, spool, name):
+    """They go to a journald's socket, however long they are, and nowhere else."""
+    run_python("""
+import logging, os, sys, fastlog
+logging.raiseExceptions = False  # nobody listens, and that is told
+log = logging.Logger("x")
+log.addHandler(fastlog.JournalHandler(sys.argv[1], ident="x", spool=sys.argv[2], capacity=1 << 21))
+log.info("x" * 400_000)
+os._exit(0)
+""", directory / "journal", spool)
+    before = spool.read_bytes()
+    for address in "udp:127.0.0.1:9", "tcp:127.0.0.1:9":
+        done = recover(spool, "--address", address)
+        assert done.returncode == 1 and "can only be sent to a journald's socket" in done.stderr
+    assert spool.read_bytes() == before
+    sink = make_sink(directory / name)
+    address = ["--address", sink.path] if name == "elsewhere" else []
+    assert recover(spool, *address).returncode == 0
+    _, (file,), _, _ = socket.recv_fds(sink.socket, 1, 1)      # it is too long for a datagram
+    with open(file, "rb") as entry:
+        assert b"MESSAGE=" + b"x" * 400_000 + b"\n" in entry.read()
+
+
+def test_syslog_handler_after_a_journal_handler(run_python, make_handler, make_sink, directory,
+                                                spool, capsys):
+    """With the same spool: the journal's entries are not for syslog."""
+    run_python("""
+import logging, os, sys, fastlog
+logging.raiseExceptions = False  # nobody listens, and that is told
+log = logging.Logger("x")
+log.addHandler(fastlog.JournalHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16))
+log.info("entry")
+os._exit(0)
+""", directory / "log", spool)
+    sink = make_sink()
+    handler = make_handler(sink.path, spool=spool, capacity=1 << 16)
+    assert "for another destination" in capsys.readouterr().err
+    handler.close()
+    assert sink.is_empty()
+
+
 # --- headers that make no sense ------------------------------------------------------------------
 
 @pytest.mark.parametrize("damage", [
@@ -216,7 +258,7 @@ def test_next_handler_writes_otherwise(leave, recover, make_handler, make_sink, 
     {"paths": ["/a"] * 20},
     {"paths": ["/" + "a" * 300]},
     {"paths": 5},
-    {"framing": 3},
+    {"framing": 4},
     {"framing": []},
     {"socktype": "x"},
 ], ids=["host", "port", "no host", "20 paths", "path", "paths", "framing", "framing's type",

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-OCTET_COUNTING = _options.FRAMINGS.index("octet-counting") + 1
+# Framing, in _frame.pxd.
+OCTET_COUNTING = 1
+ENTRY = 3                 # of the journal
 #: Of a message that has none: RFC 3164 section 4.3.3.
 NO_PRIORITY = 13
 
@@ -95,7 +97,7 @@ def make_engine(where: dict[str, Any], capacity: int, spool: Spool | None = None
             host, port = _options.host_and_port((where["host"], where["port"]))
         elif len(paths) > len(_options.DEFAULT_PATHS):
             raise ValueError(f"it has {len(paths)} paths")
-        if where["framing"] not in range(len(_options.FRAMINGS) + 1):
+        if where["framing"] not in range(ENTRY + 1):
             raise ValueError(f"framing {where['framing']!r}")
         return Engine(paths, host=_options.encoded_host(host), service=str(port).encode(),
                       socktype=_options.socktype(where["socktype"] or None) or 0,
@@ -125,6 +127,11 @@ def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
         print(f"{path}: nothing to send")
         spool.remove()
         return True
+    if where and spool.destination.get("framing") == ENTRY:
+        if not where["paths"]:
+            raise OSError(errno.EINVAL, "it has entries of the journal: they can only be sent to a "
+                                        "journald's socket")
+        where = {**where, "framing": ENTRY}
     engine = make_engine(where or spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
     error = 0
@@ -154,9 +161,11 @@ def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
 def needs_rewriting(source: dict[str, Any], where: dict[str, Any]) -> bool:
     """Whether records for `source` cannot be sent to `where`, one of parse_address(), as they are.
 
-    What was for a stream can go to any other; a datagram has nothing around it.
+    What was for a stream can go to any other; a datagram of syslog has nothing around it.
     """
-    return not is_stream(source) if is_stream(where) else source.get("framing", 0) != 0
+    if is_stream(where):
+        return not is_stream(source)
+    return bool(source.get("framing", 0) != where["framing"])
 
 
 def send_rewritten(engine: Engine, counted: bool, where: dict[str, Any], timeout: float) -> int:
