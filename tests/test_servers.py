@@ -1,4 +1,4 @@
-"""Real servers in front: gunicorn with --preload, and uWSGI."""
+"""uWSGI in front, which forks in C."""
 import os
 import shutil
 import signal
@@ -60,16 +60,6 @@ def serve(command, directory, web, sink):
 
 def check(received):
     assert received == [b"<14>master 0\0", *(b"<14>worker %d\0" % n for n in range(50))]
-
-
-def test_gunicorn_with_preload(application, directory, sink):
-    """The handler is made before the fork; the workers' records arrive, once each."""
-    web = str(directory / "web")
-    received = serve([sys.executable, "-m", "gunicorn", "--preload", "--workers", "2",
-                      "--bind", f"unix:{web}", "--worker-tmp-dir", str(directory),
-                      "application:application"], application, web, sink)
-    check(received)
-    assert sink.is_empty()
 
 
 def test_uwsgi(application, directory, sink):

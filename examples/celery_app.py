@@ -1,0 +1,48 @@
+"""A Celery application. A folder, SHOP_QUEUE, is its broker, so that it runs without a server.
+
+Run: celery -A celery_app worker    and: python celery_app.py, which asks for 100 tasks
+"""
+import logging
+import logging.config
+import os
+import tempfile
+
+from celery import Celery
+from celery.signals import setup_logging
+
+queue = os.environ.get("SHOP_QUEUE") or os.path.join(tempfile.gettempdir(), "shop-queue")
+os.makedirs(queue, exist_ok=True)
+app = Celery("shop", broker="filesystem://", broker_transport_options={
+    "data_folder_in": queue, "data_folder_out": queue, "control_folder": queue})
+log = logging.getLogger("shop.orders")
+
+
+@setup_logging.connect
+def configure(**_):
+    """Called in the place of Celery's own set-up, once, before the worker forks its pool."""
+    logging.config.dictConfig({
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(name)s: %(levelname)s: %(message)s"}},
+        "handlers": {
+            "syslog": {
+                "class": "fastlog.SysLogHandler",
+                "address": os.environ.get("SYSLOG_SOCKET"),  # None: /dev/log
+                "facility": "local0",
+                "ident": "shop: ",
+                "formatter": "plain",
+            },
+        },
+        "root": {"handlers": ["syslog"], "level": "INFO"},
+    })
+
+
+@app.task(name="shop.pay")
+def pay(number):
+    log.info("order %d paid", number)
+    return number
+
+
+if __name__ == "__main__":
+    for order in range(100):
+        pay.delay(order)

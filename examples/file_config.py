@@ -1,0 +1,16 @@
+"""A program that is configured by a file, file_config.ini.
+
+Run: python file_config.py    (SYSLOG_SOCKET names another socket than /dev/log)
+"""
+import logging
+import logging.config
+import os
+from pathlib import Path
+
+logging.config.fileConfig(
+    Path(__file__).with_name("file_config.ini"),
+    defaults={"socket": os.environ.get("SYSLOG_SOCKET", "/dev/log")})
+log = logging.getLogger("shop.orders")
+
+for number in range(100):
+    log.info("order %d paid", number)
