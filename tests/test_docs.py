@@ -1,4 +1,7 @@
-"""docs/: every block of code in it runs, every link leads somewhere."""
+"""docs/: every block of code in it runs, every link leads somewhere, its lists are complete."""
+import inspect
+import logging
+import logging.handlers
 import re
 import shlex
 import shutil
@@ -8,12 +11,37 @@ from pathlib import Path
 
 import pytest
 
+import fastlog
+from fastlog.__main__ import main
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+OWN_TESTS = ("crash-safety.md", "formats.md", "journal.md")  # pages whose blocks have tests of their own
+
+
+def fenced(page):
+    """(language, text) of each block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for name, text in fenced(page) if name == language]
+
+
+def examples(language):
+    """(text, what it sends or None) of each block that the general tests run.
+
+    What it sends is the block of text behind it, one record a line.
+    """
+    result = []
+    for page in PAGES[1:]:
+        found = fenced(page) if page.name not in OWN_TESTS else []
+        for (name, text), (next_name, sent) in zip(found, [*found, ("", "")][1:], strict=True):
+            if name == language:
+                result.append(pytest.param(text, sent.splitlines() if next_name == "text" else None,
+                                           id=f"{page.name}, {len(result)}"))
+    return result
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -24,11 +52,123 @@ def test_links(page):
 
 def test_every_block_is_run():
     """Those of README.md are run by test_readme.py."""
-    kinds = {page.name: re.findall(r"^```(\w+)$", page.read_text(), re.MULTILINE)
-             for page in PAGES[1:]}
-    assert kinds == {"crash-safety.md": ["python", "python", "console", "ini", "yaml"],
-                     "differences.md": [], "formats.md": ["python"] * 4,
-                     "journal.md": ["python", "console"]}
+    kinds = {page.name: [name for name, _ in fenced(page)] for page in PAGES[1:]}
+    assert kinds.pop("crash-safety.md") == ["python", "python", "console", "ini", "yaml"]
+    assert kinds.pop("formats.md") == ["python", "", "python", "python", "python"]
+    assert kinds.pop("journal.md") == ["python", "console"]
+    assert kinds.pop("start.md").count("") == 1  # the rule that test_rule_of_the_start runs
+    assert {name for names in kinds.values() for name in names} <= {
+        "python", "diff", "text", "console"}
+
+
+@pytest.mark.parametrize("code, sent", examples("python"))
+def test_python(run_python, make_sink, code, sent):
+    """It runs, says nothing on stderr, and sends what the page says."""
+    sink = make_sink()
+    run_python(code.replace("/dev/log", sink.path))
+    if sent is not None:
+        assert sink.take(len(sent)) == [f"{line}\0".encode() for line in sent]
+        assert sink.is_empty()
+
+
+@pytest.mark.parametrize("diff, _", examples("diff"))
+def test_diff(run_python, make_sink, diff, _):
+    """What it leads from and what it leads to send the same."""
+    sink = make_sink()
+    sent = []
+    for other in "+-":
+        code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith(other))
+        if "systemd" not in code:  # that speaks to journald alone
+            run_python(code.replace("/dev/log", sink.path))
+            sent.append(sink.take_one())
+            assert sink.is_empty()
+    assert sent and len(set(sent)) == 1
+
+
+def test_commands_that_are_run_elsewhere():
+    """`pip install .` is how the package under test was built; test_cli_bench.py runs the other."""
+    commands = {line for page in PAGES[1:] if page.name not in OWN_TESTS
+                for block in blocks(page, "console") for line in block.splitlines()}
+    assert commands == {"pip install .", "fastlog bench"}
+
+
+def test_rule_of_the_start(run_python, start_rsyslogd):
+    """rsyslogd writes what the page's program logs to the file."""
+    [rule] = blocks(DOCS / "start.md", "")
+    daemon = start_rsyslogd(configuration='module(load="imuxsock" SysSock.Use="off")\n'
+                                          'input(type="imuxsock" Socket="{socket}")\n'
+                                          + rule.replace("/var/log/shop.log", "{server_log}"))
+    run_python(blocks(DOCS / "start.md", "python")[0].replace("/dev/log", daemon.socket))
+    daemon.wait_for_lines(1)
+    [line] = daemon.server_lines()
+    assert line.endswith(" shop: INFO order 4711 paid by ann")
+
+
+def test_options():
+    """Each argument of the constructor has its section, with its default."""
+    sections = re.findall(r"^### (\w+)\n\nDefault: `(.*?)`", (DOCS / "options.md").read_text(),
+                          re.MULTILINE)
+    parameters = inspect.signature(fastlog.SysLogHandler).parameters
+    assert sorted(name for name, _ in sections) == sorted(parameters)
+    for name, default in sections:
+        assert eval(default, {"logging": logging}) == parameters[name].default, name
+
+
+def test_how_large_a_ring(run_python, make_sink, make_handler, logger_for, directory):
+    """The ring that the page computes holds the records of its outage, half of it does not."""
+    [code, _] = blocks(DOCS / "tuning.md", "python")
+    capacity = int(run_python(code.replace("/dev/log", make_sink().path)))
+    assert f"This prints {capacity}" in (DOCS / "tuning.md").read_text()
+    for share in (1, 2):
+        handler = make_handler(directory / "absent", capacity=capacity // share,
+                               overflow="drop_new", ident="")
+        log = logger_for(handler)
+        message = "x" * (120 - len("<14>\0"))
+        for _ in range(2000 * 10):
+            log.info(message)
+        assert bool(handler.stats().dropped) is (share == 2)
+
+
+def test_guarantees_name_their_tests():
+    named = set(re.findall(r"`(test_\w+\.py)`", (DOCS / "guarantees.md").read_text()))
+    assert named and named <= {path.name for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_commands(capsys):
+    """Each command has its section, each of its options is there."""
+    page = (DOCS / "commands.md").read_text()
+    sections = dict(re.findall(r"^## fastlog (\w+)\n(.*?)(?=^## |\Z)", page,
+                               re.MULTILINE | re.DOTALL))
+
+    def help_of(*command):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        return capsys.readouterr().out
+
+    commands = re.findall(r"^    (\w+) {2,}\S", help_of(), re.MULTILINE)
+    assert commands == re.findall(r"^\| `fastlog (\w+)`", page, re.MULTILINE)
+    for command in commands:
+        options = re.findall(r"^  (--\w\S*(?: \w+)?)", help_of(command), re.MULTILINE)
+        assert options == re.findall(r"^\| `(--[^`]+)`", sections[command], re.MULTILINE)
+
+
+def test_api():
+    """Each public name has its place, each counter its row, in the words of its docstring."""
+    page = (DOCS / "api.md").read_text()
+    assert sorted([*re.findall(r"^::: fastlog\.(\w+)", page, re.MULTILINE),
+                   *re.findall(r"^## (\w+)", page, re.MULTILINE)]) == sorted(fastlog.__all__)
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert tuple(rows) == fastlog.Stats._fields
+    for name, meaning in rows.items():
+        documented = getattr(fastlog.Stats, name).__doc__.rstrip(".")
+        assert meaning.replace("`", "").lower().startswith(documented.lower()), name
+
+
+def test_every_example_is_shown():
+    shown = re.findall(r"^\[examples/(\S+)\]\(\.\./examples/\1\)$",
+                       (DOCS / "frameworks.md").read_text(), re.MULTILINE)
+    there = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ini")]
+    assert sorted(shown) == sorted(there)
 
 
 def test_crash_safety(run_python, make_sink, directory):
@@ -78,6 +218,21 @@ def test_formats(run_python, make_sink):
         assert re.fullmatch(wire, sink.take_one()), wire
 
 
+def test_rsyslog_reads_the_header(run_python, start_rsyslogd):
+    """With the input of the page, rsyslogd takes the header of its first example apart."""
+    [listen] = blocks(DOCS / "formats.md", "")
+    daemon = start_rsyslogd(
+        configuration='module(load="imuxsock" SysSock.Use="off")\n'
+                      + listen.replace("/run/shop.sock", "{socket}")
+                      + 'template(name="parsed" type="string"\n'
+                        '         string="%app-name% %msgid% %structured-data% %msg%\\n")\n'
+                        'action(type="omfile" file="{server_log}" template="parsed")\n')
+    example = blocks(DOCS / "formats.md", "python")[0]
+    run_python(example.replace("/dev/log", daemon.socket))
+    daemon.wait_for_lines(1)
+    assert daemon.server_lines() == ['shop PAY [order@32473 number="4711"] paid by ann']
+
+
 def test_rsyslog_reads_the_cookie(run_python, start_rsyslogd):
     """mmjsonparse finds the fields of the example."""
     daemon = start_rsyslogd(configuration="""
@@ -95,7 +250,7 @@ action(type="omfile" file="{server_log}" template="parsed")
 
 def test_journal(run_python, journald):
     """The entry is found by the command of the page, with its fields."""
-    page = ROOT / "docs/journal.md"
+    page = DOCS / "journal.md"
     [example], [command] = blocks(page, "python"), blocks(page, "console")
     journald.start()
     run_python(example.replace('ident="shop"', f'{journald.native!r}, ident="shop"'))
