@@ -17,7 +17,7 @@ sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE \
 # Nothing that forks: gcc 12's libasan takes its allocator's lock into the child if a thread has it.
 sanitized_tests = overflow oversize delivery format handler logger options outages protocols
 
-.PHONY: help demo test chaos sanitize bench lint sdist daemons libsystemd setup clean
+.PHONY: help demo test chaos sanitize bench docs lint sdist daemons libsystemd setup clean
 
 help:
 	@echo 'make demo    build, then log 200,000 records through a real rsyslogd and show them'
@@ -26,6 +26,7 @@ help:
 	@echo '             (about 6 minutes); CHAOS_ARGS="--seed N --seconds N --soak N"'
 	@echo 'make sanitize  the whole extension with AddressSanitizer and UBSanitizer (about 4 minutes)'
 	@echo 'make bench   the benchmarks (about 25 minutes); BENCH_ARGS=--quick for a look'
+	@echo 'make docs    the documentation as a site, in $(VENV)/docs'
 	@echo 'make lint    ruff, cython-lint, mypy, stubtest'
 	@echo 'make sdist   the source distribution, in dist/'
 	@echo 'make setup   everything that the others need, daemons included'
@@ -51,6 +52,10 @@ sanitize: $(VENV)/installed $(VENV)/tools-test
 
 bench: $(VENV)/installed $(VENV)/tools-bench daemons
 	$(bin)/python bench/run.py $(BENCH_ARGS)
+
+docs: $(VENV)/installed $(VENV)/tools-docs
+	$(bin)/mkdocs build --quiet --config-file docs/site/mkdocs.yml \
+	    --site-dir "$(abspath $(VENV))/docs"
 
 lint: $(VENV)/installed $(VENV)/tools-lint
 	PATH="$(abspath $(bin)):$$PATH"; set -e; \

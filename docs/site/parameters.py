@@ -1,0 +1,12 @@
+"""Griffe extension: docstrings' lines `name: meaning` become a list, so that they stay apart."""
+import re
+
+import griffe
+
+PARAMETER = re.compile(r"^([a-z_]+(?:, [a-z_]+)*): ", re.MULTILINE)
+
+
+class Parameters(griffe.Extension):
+    def on_object(self, *, obj, **_):
+        if obj.docstring:
+            obj.docstring.value = PARAMETER.sub(r"- **\1**: ", obj.docstring.value)
