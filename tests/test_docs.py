@@ -171,6 +171,13 @@ def test_every_example_is_shown():
     assert sorted(shown) == sorted(there)
 
 
+def test_ends_of_a_process():
+    """The table is README's, whose figures test_ends.py measures."""
+    readme = (ROOT / "README.md").read_text()
+    table = readme[readme.index("| a process ends by |"):].partition("\n\n")[0]
+    assert f"\n\n{table}\n\n" in (DOCS / "crash-safety.md").read_text()
+
+
 def test_crash_safety(run_python, make_sink, directory):
     """Its examples one after the other: what the second leaves the command sends."""
     page = ROOT / "docs/crash-safety.md"
