@@ -5,12 +5,11 @@ Run: celery -A celery_app worker    and: python celery_app.py, which asks for 10
 import logging
 import logging.config
 import os
-import tempfile
 
 from celery import Celery
 from celery.signals import setup_logging
 
-queue = os.environ.get("SHOP_QUEUE") or os.path.join(tempfile.gettempdir(), "shop-queue")
+queue = os.path.abspath(os.environ.get("SHOP_QUEUE", "shop-queue"))
 os.makedirs(queue, exist_ok=True)
 app = Celery("shop", broker="filesystem://", broker_transport_options={
     "data_folder_in": queue, "data_folder_out": queue, "control_folder": queue})
