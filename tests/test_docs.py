@@ -17,7 +17,7 @@ from fastlog.__main__ import main
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-OWN_TESTS = ("crash-safety.md", "formats.md", "journal.md")  # pages whose blocks have tests of their own
+OWN_TESTS = ("crash-safety.md", "formats.md", "journal.md")  # of their blocks
 
 
 def fenced(page):
@@ -71,18 +71,37 @@ def test_python(run_python, make_sink, code, sent):
         assert sink.is_empty()
 
 
-@pytest.mark.parametrize("diff, _", examples("diff"))
+def without(sign, diff):
+    """One side of the diff."""
+    return "\n".join(line[1:] for line in diff.splitlines() if not line.startswith(sign))
+
+
+SYSTEMD, DIFFS = [], []
+for example in examples("diff"):
+    (SYSTEMD if "systemd" in example.values[0] else DIFFS).append(example)
+
+
+@pytest.mark.parametrize("diff, _", DIFFS)
 def test_diff(run_python, make_sink, diff, _):
     """What it leads from and what it leads to send the same."""
     sink = make_sink()
     sent = []
     for other in "+-":
-        code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith(other))
-        if "systemd" not in code:  # that speaks to journald alone
-            run_python(code.replace("/dev/log", sink.path))
-            sent.append(sink.take_one())
-            assert sink.is_empty()
-    assert sent and len(set(sent)) == 1
+        code = without(other, diff)
+        run_python(code.replace("/dev/log", sink.path))
+        sent.append(sink.take_one())
+        assert sink.is_empty()
+    assert len(set(sent)) == 1
+
+
+@pytest.mark.parametrize("diff, _", SYSTEMD)
+def test_diff_to_journald(run_python, journald, diff, _):
+    """What it leads to makes the entry. What it leads from needs a package that is not here."""
+    journald.start()
+    here = f"JournalHandler({journald.native!r}, "
+    run_python(without("-", diff).replace("JournalHandler(", here))
+    [entry] = journald.wait_for_entries("shop", 1)
+    assert (entry["MESSAGE"], entry["PRIORITY"]) == ("out of apples", "4")
 
 
 def test_commands_that_are_run_elsewhere():
@@ -105,10 +124,11 @@ def test_rule_of_the_start(run_python, start_rsyslogd):
 
 
 def test_options():
-    """Each argument of the constructor has its section, with its default."""
+    """Each argument of the constructors has its section, with its default."""
     sections = re.findall(r"^### (\w+)\n\nDefault: `(.*?)`", (DOCS / "options.md").read_text(),
                           re.MULTILINE)
-    parameters = inspect.signature(fastlog.SysLogHandler).parameters
+    parameters = {**inspect.signature(fastlog.JournalHandler).parameters,
+                  **inspect.signature(fastlog.SysLogHandler).parameters}
     assert sorted(name for name, _ in sections) == sorted(parameters)
     for name, default in sections:
         assert eval(default, {"logging": logging}) == parameters[name].default, name
