@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import fastlog
-from fastlog.cli import bench, demo, recover
+from fastlog.cli import bench, demo, doctor, recover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo.add_parser(commands)
     bench.add_parser(commands)
+    doctor.add_parser(commands)
     recover.add_parser(commands)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
