@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from fastlog.__main__ import main
 from fastlog.cli import listeners
@@ -134,6 +134,7 @@ LEGACY = """\
 $ModLoad imuxsock
 $OmitLocalLogging on
 $WorkDirectory {directory}
+$MaxMessageSize 1k
 $MaxMessageSize 64k
 $EscapeControlCharactersOnReceive off
 $IncludeConfig {directory}/more/
@@ -171,11 +172,12 @@ def test_settings_of_rsyslog(start_rsyslogd, directory, make_handler, logger_for
 
     log = logger_for(make_handler(daemon.socket, ident="shop: "))
     for i in range(50):
-        log.info("number %d%s", i, "\nforged" if i == 3 else "")
+        log.info("number %d%s", i, "\nforged" if i == 3 else "x" * 20_000)
     log.handlers[0].flush()
     daemon.stop()
     lines = daemon.rest_log.read_text().splitlines()
     assert sum("number " in line for line in lines) == 7 and "forged" in lines
+    assert lines[0].endswith("x" * 20_000)
 
 
 def test_stopped_daemon(rsyslogd):
@@ -305,8 +307,9 @@ with open("/etc/systemd/journald.conf", "w") as file:
 journald = start(sys.argv[1], "/run/systemd/journal/dev-log")
 doctor()
 with open("/run/rsyslog.conf", "w") as file:
-    file.write('module(load="imuxsock" SysSock.Name="/run/systemd/journal/syslog")\\n'
-               "user.* /var/log/user.log\\n")
+    file.write('global(maxMessageSize="9k")\\n'
+               'module(load="imuxsock" SysSock.Name="/run/systemd/journal/syslog")\\n'
+               "user.* /var/log/all/user.log\\n")
 rsyslogd = start(sys.argv[2], "/run/systemd/journal/syslog", "-n", "-f", "/run/rsyslog.conf",
                  "-i", "/run/rsyslogd.pid")
 doctor()
@@ -350,8 +353,8 @@ def test_own_machine(as_root, tmp_path):
 
     both = {check: (status, text) for status, check, text in both}
     assert both["forwarding"][0] == "ok" and "forwards to rsyslogd (pid" in both["forwarding"][1]
-    assert "maxMessageSize=8k (default)" in both["rsyslog-size"][1]
-    assert "in /var/log/user.log and the journal after" in both["round-trip"][1]
+    assert "maxMessageSize=9k (/run/rsyslog.conf)" in both["rsyslog-size"][1]
+    assert "in /var/log/all/user.log and the journal after" in both["round-trip"][1]
 
     deaf = {check: (status, text) for status, check, text in deaf}
     assert deaf["socket"][0] == "ok" and deaf["forwarding"][0] == "warning"
@@ -428,9 +431,9 @@ def test_precedence_of_journald_conf(directory):
                 "[Journal]\n#Storage=volatile\n#RateLimitBurst=1\nRateLimitBurst=2\n"
                 "MaxLevelStore=info\n[Other]\nCompress=no\n",
             "usr/lib/systemd/journald.conf": "[Journal]\nSeal=no\n",
-            "etc/systemd/journald.conf.d/20-b.conf": "[Journal]\nRateLimitBurst = 3\n",
-            "usr/lib/systemd/journald.conf.d/30-c.conf": "[Journal]\nRateLimitBurst=4\\\n5\n",
-            "usr/lib/systemd/journald.conf.d/20-b.conf": "[Journal]\nMaxLevelStore=err\n",
+            "etc/systemd/journald.conf.d/30-c.conf": "[Journal]\nRateLimitBurst = 4\\\n5\n",
+            "usr/lib/systemd/journald.conf.d/20-b.conf": "[Journal]\nRateLimitBurst=3\n",
+            "usr/lib/systemd/journald.conf.d/30-c.conf": "[Journal]\nMaxLevelStore=err\n",
             "run/systemd/journald.conf.d/90-d.conf": "[Journal]\nRateLimitBurst=6\n",
             }.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
@@ -486,6 +489,7 @@ if $programname == 'x' then -/var/log/x.log
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=2000)
+@example(["$IncludeConfig /c", "\0", "/*"])
 @given(st.lists(st.sampled_from([
     "module(", "load=", '"imuxsock"', ")", "(", "'", '"', "#", "/*", "*/", "\n",
     "$IncludeConfig /c", "$MaxMessageSize", " -/var/x",

@@ -170,6 +170,7 @@ class RsyslogConf:
             return
         try:
             text = Path(self._root, path.lstrip("/")).read_text(errors="replace")
+            text = text.replace("\0", "?")   # no path can have one
         except OSError as error:
             self.unreadable.append(f"{path}: {error.strerror}")
             return

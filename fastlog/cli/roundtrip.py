@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 import uuid
@@ -117,14 +118,23 @@ def _system_logs() -> Iterator[str]:
 
 
 def _size(path: str) -> int | None:
-    """None: not a file that lines are appended to."""
-    if not os.path.exists(path):
-        return 0 if os.path.isdir(os.path.dirname(path)) and "%" not in path else None
-    return os.path.getsize(path) if os.path.isfile(path) else None
+    """0: not made yet, or out of sight; None: not a file that lines are appended to."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _is_readable(path: str) -> bool:
-    return os.access(path, os.R_OK) or not os.path.exists(path)
+    """What is not there yet counts as readable."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return os.access(path, os.R_OK)
 
 
 def _searches(token: str, files: list[str], watched: dict[str, int],
