@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from fastlog.__main__ import main
 from fastlog.cli import listeners
+from fastlog.cli.daemon import wait_until
 from fastlog.cli.daemon_conf import JournaldConf, RsyslogConf, seconds
-from fastlog.cli.rsyslogd import wait_until
 
 # Another user may not read the directory of this Python: it is imported before.
 AS_NOBODY = """
@@ -274,7 +274,7 @@ def test_as_an_ordinary_user(rsyslogd, as_root):
 
 OWN_MACHINE = """
 import atexit, os, signal, subprocess, sys
-from fastlog.cli.rsyslogd import wait_until
+from fastlog.cli.daemon import wait_until
 
 for path in ("/run", "/var/log", "/mnt", "/etc/systemd"):
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
@@ -349,6 +349,7 @@ def test_own_machine(as_root, tmp_path):
     assert "RateLimitBurst=77 (/etc/systemd/journald.conf)" in text
     assert "RateLimitIntervalSec=30s (default)" in text
     assert journald["journald-storage"][0] == "note"
+    assert journald["native-socket"][0] == "ok" and "takes records" in journald["native-socket"][1]
     assert journald["round-trip"][0] == "ok" and "in the journal after" in journald["round-trip"][1]
 
     both = {check: (status, text) for status, check, text in both}
@@ -361,6 +362,7 @@ def test_own_machine(as_root, tmp_path):
     assert "takes nothing just now" in deaf["forwarding"][1]
 
     assert stopped[0][:2] == ("problem", "socket") and "state T" in stopped[0][2]
+    assert ("warning", "native-socket") in [each[:2] for each in stopped]
     assert stopped[-1][:2] == ("note", "round-trip")
 
 
@@ -452,7 +454,7 @@ def test_precedence_of_journald_conf(directory):
 def test_documentation_names_all_checks(repository):
     """docs/doctor.md is for those who read the JSON."""
     source = "".join(path.read_text() for path in (repository / "fastlog" / "cli").glob("*.py"))
-    names = set(re.findall(r'Finding\(\s*"\w+",\s*"([\w-]+)"', source))
+    names = set(re.findall(r'Finding\(\s*"\w+"[^,()]*,\s*"([\w-]+)"', source))
     page = (repository / "docs" / "doctor.md").read_text()
     assert set(re.findall(r"^\| `([a-z][\w-]+)` \|", page, re.MULTILINE)) == names
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from fastlog.cli.listeners import Process, Socket
 
-#: journald's own protocol, which SysLogHandler does not speak: systemd-journald.service(8).
+#: Where journald takes its own protocol: systemd-journald.service(8).
 _NATIVE = "/run/systemd/journal/socket"
 _CONNECT_TIMEOUT = 3.0  # seconds
 _QUEUE_ENOUGH = 128     # records; systemd raises max_dgram_qlen to 512 when it boots
@@ -117,8 +117,9 @@ class Doctor:
             yield _describe(each, fallback=self.default and each is not self.socket
                             and (self.socket is not None or each.state == "absent"))
         if self.default and os.path.exists(_NATIVE):
-            yield Finding("ok", "native-socket", f"{_NATIVE} is journald's own protocol: nothing "
-                          "that SysLogHandler uses.")
+            native = _describe(_guess_listener(listeners.look_at(_NATIVE)), fallback=False)
+            yield Finding("ok" if native.status == "ok" else "warning", "native-socket",
+                          f"For JournalHandler: {native.found}", native.todo)
         if self.socket is None and self.default:
             yield Finding("problem", "destination", "SysLogHandler() finds no syslog here: it "
                           "keeps records in its ring, and drops what does not fit.",
