@@ -119,8 +119,8 @@ def check_rsyslog(conf: RsyslogConf, path: str, behind_journald: bool) -> Iterat
     size = conf.get_global("maxmessagesize", "8k")
     yield Finding(
         "note", "rsyslog-size", f"rsyslogd cuts records longer than maxMessageSize={size}.",
-        f"If yours are longer: global(maxMessageSize=...) with more at the top of {conf.path}, or "
-        'SysLogHandler(..., oversize="split").')
+        f'If yours are longer: raise it by global(maxMessageSize="...") at the top of {conf.path}, '
+        'or SysLogHandler(..., oversize="split").')
     if behind_journald and conf.loads("imjournal"):
         yield _rate_limit("imjournal", "Ratelimit", "from all programs together",
                           conf.get_module("imjournal", "ratelimit.interval", "600"),

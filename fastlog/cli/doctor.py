@@ -134,7 +134,8 @@ class Doctor:
                 f"This looks like a container ({mark}); most run no syslog of their own.",
                 "Mount the directory of the host's socket, not the socket itself, which is dead "
                 "once the daemon makes a new one: docker run -v /run/systemd/journal:"
-                "/run/systemd/journal. Or log to another machine: SysLogHandler((host, 514)).")
+                "/run/systemd/journal, where SysLogHandler() looks, too. Or log to another "
+                "machine: SysLogHandler((host, 514)).")
 
     def _network(self) -> Iterator[Finding]:
         assert self.host is not None
