@@ -3,7 +3,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from fastlog.__main__ import main
 from fastlog.cli import listeners
 from fastlog.cli.daemon import wait_until
 from fastlog.cli.daemon_conf import JournaldConf, RsyslogConf, seconds
+from fastlog.cli.journald import find_journald
+from fastlog.cli.rsyslogd import find_rsyslogd
 
 # Another user may not read the directory of this Python: it is imported before.
 AS_NOBODY = """
@@ -323,11 +324,10 @@ doctor()
 """
 
 
-def test_own_machine(as_root, tmp_path):
+def test_own_machine(as_root, missing, tmp_path):
     """No syslog; then journald; rsyslogd behind it; that stopped; journald stopped."""
-    programs = [shutil.which(name, path="/lib/systemd:/usr/lib/systemd:/usr/sbin:/sbin")
-                for name in ("systemd-journald", "rsyslogd")]
-    assert all(programs), "systemd-journald and rsyslogd must be installed: run `make setup`"
+    programs = [find_journald() or missing("systemd-journald"),
+                find_rsyslogd() or missing("rsyslogd")]
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", OWN_MACHINE, *programs],
         capture_output=True, text=True, timeout=50, cwd=tmp_path)
