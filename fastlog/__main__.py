@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.add_parser(commands)
     recover.add_parser(commands)
     options = parser.parse_args(arguments)
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:       # `fastlog doctor | head`: who reads has read enough
+        # The interpreter flushes once more at its end: Python's documentation of SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return status
 
 

@@ -3,6 +3,8 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -285,3 +287,14 @@ def test_empty_file(recover, spool):
     done = recover(spool, "--dry-run")
     assert done == (0, f"{spool}: nothing to send\n", "", []) and spool.exists()
     assert recover(spool) == (0, f"{spool}: nothing to send\n", "", []) and not spool.exists()
+
+
+def test_output_that_nobody_reads(leave, spool):
+    """`fastlog recover … | head` ends without a traceback."""
+    leave(*["x" * 1000] * 800, capacity=1 << 20)      # more than a pipe holds
+    with subprocess.Popen([sys.executable, "-m", "fastlog", "recover", "--dry-run", spool],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout.readline()
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 1
