@@ -68,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
                 done = (look(path) if options.dry_run
                         else recover(path, where, timeout))
             except OSError as error:
+                if options.dry_run and isinstance(error, BrokenPipeError):
+                    raise                         # nobody reads what would be shown
                 print(explain(path, error), file=sys.stderr)
                 done = False
             complete = complete and done
