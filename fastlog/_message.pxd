@@ -16,7 +16,9 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 cdef enum:
-    PIECES_MAX = 64               # of a message; who adds them keeps to it
+    # Of a message; who adds them keeps to it: 1 in front, 52 of a format whose message has all its
+    # conversions (_format.pyx, _merge.pyx), 22 of an entry of the journal.
+    PIECES_MAX = 80
     SCRATCH_SIZE = 256
     NUMBER_MAX = 20               # characters of a number of 64 bits
 

@@ -238,6 +238,26 @@ def test_values_of_any_type(handler, sink, logger_for, capsys):
     assert fields["PRIORITY"] == b"6"
 
 
+def test_format_and_message_of_many_pieces(run_python, sink):
+    """The longest format that is compiled, and a message with as many conversions."""
+    run_python("""
+import logging, sys, fastlog
+handler = fastlog.JournalHandler(sys.argv[1], ident="x")
+handler.setFormatter(logging.Formatter("|".join(
+    ["%(asctime)s", *["%(levelname)s"] * 10, "%(message)s"])))
+log = fastlog.Logger("two\\nlines")
+log.addHandler(handler)
+message = " ".join(["%s"] * 14) + "."     # compiled when it comes again
+for _ in range(3):
+    log.info(message, *"abcdefghijklmn")
+    assert handler.flush(20)
+""", sink.path)
+    for entry in sink.take(3):
+        fields = fields_of(entry)
+        assert fields["MESSAGE"].endswith(b"INFO|" * 10 + b"a b c d e f g h i j k l m n.")
+        assert fields["LOGGER"] == b"two\nlines"
+
+
 NAME = st.text(max_size=80)
 
 
