@@ -289,13 +289,14 @@ cdef unsigned int priority_of(Snapshot now, object levelname) except? 0:
 
 
 cdef int put_stock(Snapshot now, object self, object record) except -1:
-    cdef dict attributes
+    cdef object attributes
     cdef Facts facts
     cdef Format format
     format = format_of(now)
     if format is not None and type(record) is LogRecord and class_is_stock():
         attributes = PyObject_GenericGetDict(record, NULL)
-        if format.steps is not None and facts_read(&facts, attributes, format.reads):
+        if (format.steps is not None and type(attributes) is dict
+                and facts_read(&facts, attributes, format.reads)):
             try:
                 return put_plain(now, self, format, &facts, attributes, record)
             finally:

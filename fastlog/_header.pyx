@@ -29,6 +29,8 @@ cdef enum:
     NAME_MAX = 32                     # SD-NAME
     MSGID_MAX = 32
 
+cdef double YEAR_10000 = 253_402_214_400          # seconds since 1970, less a day for the time zone
+
 
 def make_valid(text, int longest):
     """`text` as a header's field: "_" for what is not printable ASCII, cut, "-" for nothing."""
@@ -53,6 +55,17 @@ def structured_data(elements):
             parts.append(f' {valid_name(name)}="{text}"')
         parts.append("]")
     return "".join(parts) or NIL
+
+
+cdef double seconds_of(object created) except? -1:
+    """A record's time; where that is none that can be written, now."""
+    cdef double when = -1
+    if isinstance(created, (float, int)):
+        try:
+            when = created
+        except OverflowError:
+            pass
+    return when if 0 <= when < YEAR_10000 else time.time()
 
 
 cdef class Header(Envelope):
@@ -99,7 +112,7 @@ cdef class Header(Envelope):
 
     cdef str timestamp(self, object created):
         """As the protocol writes it; in RFC 5424 (section 6.2.3) to the microsecond."""
-        cdef double when = created if isinstance(created, (float, int)) else time.time()
+        cdef double when = seconds_of(created)
         cdef int64_t second = <int64_t>when
         cdef int64_t micro = <int64_t>((when - <double>second) * 1e6 + 0.5)
         if micro >= 1_000_000:

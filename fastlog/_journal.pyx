@@ -13,15 +13,19 @@ from libc.string cimport memchr, strlen
 
 from fastlog._core cimport Engine
 from fastlog._emit cimport Envelope
-from fastlog._frame cimport MARK, frame_utf8_floor
+from fastlog._frame cimport MARK, MARK_SIZE, frame_utf8_floor
 from fastlog._header cimport Header
-from fastlog._message cimport (Message, message_add, message_add_bytes, message_add_number,
+from fastlog._message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
                                message_add_whole, message_fill_whole, message_has, message_shorten)
 from fastlog._record cimport Call, Caller, created_of, find_caller, thread_name
 
 cdef enum:
     NAME_MAX = 64                     # systemd, journal_field_valid() in journal-file.c
     NAMES_MAX = 1000                  # programs may make names up as they go
+    # Fields besides our own; journald ignores an entry of more than 1,024: systemd,
+    # journald-native.c.
+    OTHERS_MAX = 1000
+    LENGTH_ROOM = 10                  # of a value: its length, and line feeds
     OTHERS_SHARE = 4                  # of the longest entry this part is left to fields of our own
 
 # The fields that each entry has, so none of the program's is called so.
@@ -42,13 +46,15 @@ def field_name(attribute):
     In capitals, with _ for what is not allowed. With X_ in front where it would begin with a digit
     or _ (which journald keeps to itself), or would be one of OWN_FIELDS.
     """
-    name = NOT_ALLOWED.sub("_", str(attribute).upper())
+    name = NOT_ALLOWED.sub("_", str.upper(text_of(attribute)))
     if not "A" <= name[:1] <= "Z" or name in OWN_FIELDS:
         name = "X_" + name
     return name[:NAME_MAX]
 
 
 cdef bytes name_of(object attribute):
+    if type(attribute) is not str or len(attribute) > NAME_MAX:
+        return field_name(attribute).encode()
     known = names.get(attribute)
     if known is None:
         if len(names) >= NAMES_MAX:
@@ -57,16 +63,23 @@ cdef bytes name_of(object attribute):
     return known
 
 
+cdef object text_of(object value):
+    try:
+        return value if type(value) is str else str(value)
+    except Exception:
+        return f"<{type(value).__name__} without a str()>"
+
+
 def value_bytes(value):
     """Bytes as they are, all else as its str()."""
+    if type(value) is bytes:
+        return value
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    if type(value) is not str:
         try:
-            value = str(value)
-        except Exception:
-            value = f"<{type(value).__name__} without a str()>"
-    return value.encode("utf-8", "backslashreplace")
+            return bytes(memoryview(value))   # a subclass may have a __bytes__
+        except ValueError:                    # released
+            pass
+    return str.encode(text_of(value), "utf-8", "backslashreplace")
 
 
 def field(bytes name, bytes value):
@@ -76,20 +89,37 @@ def field(bytes name, bytes value):
     return b"%b=%b\n" % (name, value)
 
 
-cdef int add_field(Message *message, const char *name, object value) except -1:
-    """Add a field of our own; its name with a = at the end. Nothing, if there is no value."""
+cdef bint add_field(Message *message, const char *name, object value,
+                    Py_ssize_t longest) except -1:
+    """Add a field of our own; its name with a = at the end. Nothing, if there is no value.
+
+    What would make the message longer than `longest` is cut or left out. Returns whether it was.
+    """
     cdef int first = message.count
-    if value is None or value == "":
-        return 0
+    cdef Py_ssize_t room = (longest - <Py_ssize_t>message.size - <Py_ssize_t>strlen(name)
+                            - LENGTH_ROOM)
+    cdef Piece *piece = &message.pieces[first + 1]
+    cdef bint shortened
+    if value is None or type(value) is str and not value:
+        return False
+    if room < MARK_SIZE:
+        return True
     message_add_bytes(message, name, strlen(name))
-    if type(value) is not int or not message_add_number(message, value):
-        message_add(message, value if type(value) is str else str(value))
-        if memchr(message.pieces[first + 1].data, c"\n", message.pieces[first + 1].size) != NULL:
-            message.size -= message.pieces[first].size
-            message_fill_whole(message, first, b"%b\n%b" % (
-                name[:strlen(name) - 1], struct.pack("<Q", message.pieces[first + 1].size)))
+    if type(value) is str:
+        message_add(message, value)
+    elif type(value) is not int or not message_add_number(message, value):
+        message_add_whole(message, value_bytes(value))
+    shortened = piece.size > <size_t>room
+    if shortened:
+        message.size -= piece.size
+        message_fill_whole(message, first + 1, piece.data[:frame_utf8_floor(
+            piece.data, room - MARK_SIZE)] + MARK)
+    if memchr(piece.data, c"\n", piece.size) != NULL:
+        message.size -= message.pieces[first].size
+        message_fill_whole(message, first, b"%b\n%b" % (
+            name[:strlen(name) - 1], struct.pack("<Q", piece.size)))
     message_add_bytes(message, "\n", 1)
-    return 0
+    return shortened
 
 
 cdef class Journal(Envelope):
@@ -109,13 +139,15 @@ cdef class Journal(Envelope):
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, Call *call) except -1:
         cdef size_t longest = engine.longest_entry()
+        cdef Py_ssize_t rest              # what the fields of our own end before
         cdef bytes others = self.constant
         cdef bint shortened = False
         cdef dict own
         cdef list found
         cdef Caller caller
         if call == NULL:
-            own = record.__dict__
+            attributes = record.__dict__
+            own = attributes if type(attributes) is dict else dict(attributes)
             found = [item for item in own.items() if item[0] not in own_attributes]
             if found:
                 others = self.extra_fields(found, longest // 2, &shortened)
@@ -124,20 +156,21 @@ cdef class Journal(Envelope):
             shortened = True
         self.add_origin(message, ident, priority,
                         own.get("created") if call == NULL else created_of(call.time))
+        rest = <Py_ssize_t>longest - len(others)
         if call == NULL:
-            add_field(message, "LOGGER=", own.get("name"))
-            add_field(message, "CODE_FILE=", own.get("pathname"))
-            add_field(message, "CODE_LINE=", own.get("lineno"))
-            add_field(message, "CODE_FUNC=", own.get("funcName"))
-            add_field(message, "THREAD_NAME=", own.get("threadName"))
-            add_field(message, "EXCEPTION_TEXT=", own.get("exc_text"))
+            shortened |= add_field(message, "LOGGER=", own.get("name"), rest)
+            shortened |= add_field(message, "CODE_FILE=", own.get("pathname"), rest)
+            shortened |= add_field(message, "CODE_LINE=", own.get("lineno"), rest)
+            shortened |= add_field(message, "CODE_FUNC=", own.get("funcName"), rest)
+            shortened |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
+            shortened |= add_field(message, "EXCEPTION_TEXT=", own.get("exc_text"), rest)
         else:
             caller = find_caller(call.stacklevel)
-            add_field(message, "LOGGER=", <object>call.name)
-            add_field(message, "CODE_FILE=", caller.pathname)
-            add_field(message, "CODE_LINE=", caller.lineno)
-            add_field(message, "CODE_FUNC=", caller.function)
-            add_field(message, "THREAD_NAME=", thread_name())
+            shortened |= add_field(message, "LOGGER=", <object>call.name, rest)
+            shortened |= add_field(message, "CODE_FILE=", caller.pathname, rest)
+            shortened |= add_field(message, "CODE_LINE=", caller.lineno, rest)
+            shortened |= add_field(message, "CODE_FUNC=", caller.function, rest)
+            shortened |= add_field(message, "THREAD_NAME=", thread_name(), rest)
         message_add_whole(message, others)
         return engine.put_entry(priority, message, urgent, shortened)
 
@@ -156,7 +189,7 @@ cdef class Journal(Envelope):
     cdef int add_origin(self, Message *message, object ident, unsigned int priority,
                         object created) except -1:
         if ident is not self.ident:
-            self.identifier = field(b"SYSLOG_IDENTIFIER", value_bytes(ident))
+            self.identifier = (field(b"SYSLOG_IDENTIFIER", value_bytes(ident)) if ident else b"")
             self.ident = ident
         message_add_whole(message, self.identifier)
         message_add(message, f"PRIORITY={priority & 7}\nSYSLOG_FACILITY={priority >> 3}\n"
@@ -168,6 +201,9 @@ cdef class Journal(Envelope):
         cdef list parts = []
         cdef set taken = set()
         cdef bytes data
+        if len(found) > OTHERS_MAX - len(self.constants):
+            del found[OTHERS_MAX - len(self.constants):]
+            cut[0] = True
         for attribute, value in found:
             data = value_bytes(value)
             if <size_t>len(data) > room:

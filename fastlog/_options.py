@@ -41,6 +41,7 @@ _SIZE_MIN = 480
 _SD_NAME = r"[!#-<>-\\^-~]{1,32}"
 
 _FIELD_NAME = "[A-Z][A-Z0-9_]{0,63}"
+_FIELDS_MAX = 1000  # journald ignores an entry of more than 1,024: systemd, journald-native.c
 
 _HOST_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
 _PATH_MAX = 107  # sun_path holds 108 bytes, one of them the final NUL: unix(7)
@@ -162,6 +163,8 @@ def journal_fields(value: object) -> dict[str, object]:
             raise TypeError(f"fields[{name!r}] must be a str, bytes or a number, not "
                             f"{type(each).__name__}")
         fields[name.upper()] = each
+    if len(fields) > _FIELDS_MAX:
+        raise ValueError(f"fields must be at most {_FIELDS_MAX}, not {len(fields)}")
     return fields
 
 

@@ -238,6 +238,76 @@ def test_values_of_any_type(handler, sink, logger_for, capsys):
     assert fields["PRIORITY"] == b"6"
 
 
+class Text(str):
+    """Not to be asked for what a str can do."""
+
+    def __str__(self):
+        return self
+
+    def encode(self, *_):
+        raise RuntimeError("no")
+
+    upper = __hash__ = __eq__ = encode
+    __hash__ = str.__hash__
+
+
+class Bytes(bytes):
+    def __bytes__(self):
+        return self
+
+
+def test_values_that_do_not_behave(handler, sink, logger_for, capsys):
+    """What a value's own methods do to a call keeps no record back."""
+    released = memoryview(b"x")
+    released.release()
+    record = logging.makeLogRecord({"msg": "m", "text": Text("t"), "bytes_": Bytes(b"b"),
+                                    "view": released})
+    vars(record)[Unprintable()] = 1
+    vars(record)[Text("own")] = 2
+    handler.handle(record)
+    fields = fields_of(sink.take_one())
+    assert capsys.readouterr().err == ""
+    assert fields.pop("VIEW").startswith(b"<released memory")
+    assert {name: value for name, value in fields.items() if name not in OWN_FIELDS} == {
+        "TEXT": b"t", "BYTES_": b"b", "OWN": b"2",
+        "X__UNPRINTABLE_WITHOUT_A_STR___": b"1"}
+
+
+def test_attributes_of_any_type(handler, sink, capsys):
+    """makeLogRecord() takes anything for what a record has by itself."""
+    class Attributes(dict):
+        pass
+
+    record = logging.makeLogRecord({
+        "msg": "m", "name": Text("logger"), "pathname": b"\xff\n", "lineno": 10 ** 5000,
+        "funcName": Unprintable(), "threadName": ["a"], "exc_text": ""})
+    record.__dict__ = Attributes(vars(record))
+    handler.handle(record)
+    fields = fields_of(sink.take_one())
+    assert capsys.readouterr().err == ""
+    assert fields["LOGGER"] == b"logger" and fields["CODE_FILE"] == b"\xff\n"
+    assert fields["CODE_FUNC"] == b"<Unprintable without a str()>"
+    assert fields["THREAD_NAME"] == b"['a']" and "EXCEPTION_TEXT" not in fields
+
+
+@pytest.mark.parametrize("created", [
+    None, float("nan"), float("inf"), -float("inf"), -1.5, 1e300, 10 ** 400, "x"], ids=repr)
+def test_time_that_is_none(handler, sink, created):
+    """In the place of a time that cannot be written stands that of the sending."""
+    before = datetime.now().astimezone()
+    handler.handle(logging.makeLogRecord({"msg": "m", "created": created}))
+    fields = fields_of(sink.take_one())
+    assert before <= datetime.fromisoformat(fields["SYSLOG_TIMESTAMP"].decode())
+
+
+def test_ident_taken_away(handler, sink, logger_for):
+    log = logger_for(handler)
+    for handler.ident in "first", None, "last", "":
+        log.info("x")
+    assert [fields_of(entry).get("SYSLOG_IDENTIFIER") for entry in sink.take(4)] == [
+        b"first", None, b"last", None]
+
+
 def test_format_and_message_of_many_pieces(run_python, sink):
     """The longest format that is compiled, and a message with as many conversions."""
     run_python("""
@@ -320,6 +390,31 @@ def test_too_long_for_the_ring(make_journal_handler, sink, logger_for):
     assert handler.stats().truncated == 3
 
 
+def test_traceback_too_long_for_the_ring(make_journal_handler, sink, logger_for):
+    """It is in an entry twice; both are shortened, and what `extra` brings is there."""
+    handler = make_journal_handler(sink.path, capacity=1 << 20)
+    try:
+        raise ValueError("line\n" * 100_000)
+    except ValueError:
+        logger_for(handler).exception("failed", extra={"order_id": 7})
+    fields = fields_of(take_file(sink))
+    mark = b" [... cut by fastlog]"
+    assert fields["MESSAGE"].endswith(mark) and fields["EXCEPTION_TEXT"].endswith(mark)
+    assert len(fields["MESSAGE"]) > 300_000 and len(fields["EXCEPTION_TEXT"]) > 100_000
+    assert fields["ORDER_ID"] == b"7" and handler.stats().truncated == 1
+
+
+def test_more_fields_than_journald_takes(journald, make_journal_handler, logger_for):
+    """The entry arrives, with as many as there may be."""
+    journald.start()
+    handler = make_journal_handler(journald.native, fields={"ALWAYS": 1})
+    logger_for(handler).info("many", extra={f"field{i}": i for i in range(2000)})
+    entry, = journald.wait_for_entries(IDENT, 1)
+    assert entry["MESSAGE"] == "many" and entry["ALWAYS"] == "1"
+    assert entry["FIELD0"] == "0" and entry["FIELD998"] == "998" and "FIELD999" not in entry
+    assert handler.stats().truncated == 1
+
+
 def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
     """Even where a field of our own is too long for the ring, MESSAGE arrives."""
     handler = make_journal_handler(sink.path, capacity=1 << 16)
@@ -345,6 +440,7 @@ def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
     ({"fields": {"A" * 65: "1"}}, ValueError, "64"),
     ({"fields": {"Priority": "1"}}, ValueError, "Priority"),
     ({"fields": {"A": None}}, TypeError, "fields\\['A'\\]"),
+    ({"fields": {f"A{i}": 1 for i in range(1001)}}, ValueError, "at most 1000"),
     ({"facility": "nonsense"}, ValueError, "facility"),
     ({"fallback": 1}, TypeError, "fallback"),
     ({"overflow": "never"}, ValueError, "overflow"),
