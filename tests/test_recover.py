@@ -221,7 +221,7 @@ log.info("x" * 400_000)
 os._exit(0)
 """, directory / "journal", spool)
     before = spool.read_bytes()
-    for address in "udp:127.0.0.1:9", "tcp:127.0.0.1:9":
+    for address in "udp:127.0.0.1:9", "tcp:127.0.0.1:9", make_sink(directory / "dev-log").path:
         done = recover(spool, "--address", address)
         assert done.returncode == 1 and "can only be sent to a journald's socket" in done.stderr
     assert spool.read_bytes() == before

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Framing, in _frame.pxd.
 OCTET_COUNTING = 1
 ENTRY = 3                 # of the journal
+#: Of syslog's sockets, where entries of the journal would be taken for text.
+SYSLOG_NAMES = {os.path.basename(path) for path in _options.DEFAULT_PATHS}
 #: Of a message that has none: RFC 3164 section 4.3.3.
 NO_PRIORITY = 13
 
@@ -130,7 +132,7 @@ def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
         spool.remove()
         return True
     if where and spool.destination.get("framing") == ENTRY:
-        if not where["paths"]:
+        if not where["paths"] or os.path.basename(where["paths"][0]) in SYSLOG_NAMES:
             raise OSError(errno.EINVAL, "it has entries of the journal: they can only be sent to a "
                                         "journald's socket")
         where = {**where, "framing": ENTRY}
