@@ -32,7 +32,8 @@ class JournalHandler(EngineHandler):
 
     What a call gives by `extra` becomes a field: its name in capitals, "_" for what is not A-Z,
     0-9 or "_", "X_" in front where that begins with no letter or is one of the names above, cut at
-    64 characters. Bytes are taken as they are, all else as its str().
+    64 characters. Bytes are taken as they are, all else as its str(). With those of `fields` they
+    are 1,000 at most, as journald ignores an entry of more than 1,024; the rest is left out.
 
     Thread-safe, as SysLogHandler is, and with the same life: flush(), close(), stats().
 
