@@ -15,7 +15,7 @@ sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE \
 
 # What runs in one process, so that a sanitizer's library can be loaded before the interpreter.
 # Nothing that forks: gcc 12's libasan takes its allocator's lock into the child if a thread has it.
-sanitized_tests = overflow oversize delivery format handler logger options outages protocols
+sanitized_tests = overflow oversize delivery format handler journal logger options outages protocols
 
 .PHONY: help demo test chaos sanitize bench docs lint sdist daemons libsystemd setup clean
 

@@ -130,6 +130,16 @@ def make_handler():
 
 
 @pytest.fixture
+def make_journal_handler(make_handler):
+    """Makes JournalHandlers, likewise; `test-journal` is their ident."""
+    def make(address, **options):
+        return make_handler(address, cls=fastlog.JournalHandler,
+                            **{"ident": "test-journal", **options})
+
+    return make
+
+
+@pytest.fixture
 def handler(make_handler, sink):
     return make_handler(sink.path)
 
