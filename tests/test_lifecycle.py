@@ -10,6 +10,7 @@ import time
 import pytest
 
 import fastlog
+from fastlog.cli.daemon import wait_until
 
 PROGRAM = """
 import logging, sys
@@ -90,6 +91,7 @@ def test_close_reports_what_it_could_not_deliver(handler, log, sink, capsys, thr
     """It returns in time, says how many records are left, and keeps them for a next start."""
     for i in range(100):
         log.info("%d", i)
+    wait_until(lambda: handler.stats().sent > 0, 20, "the writer")
     before = time.monotonic()
     handler.close(0.1)
     assert time.monotonic() - before < 10
