@@ -43,7 +43,7 @@ _CAPACITIES = [1 << n for n in range(_PAGE.bit_length() - 1, 31)]
 
 # What this process holds: a second lock on the same file would be granted, and to close a second
 # descriptor would give the first one's lock up (fcntl(2), "Advisory record locking").
-_held: dict[tuple[int, int], int] = {}  # (device, inode): process id
+_held: dict[tuple[int, int], tuple[int, int]] = {}  # (device, inode): process id, id(Spool)
 _lock = threading.RLock()     # a handler of a Python signal may log, and so come here, anywhere
 
 
@@ -159,8 +159,9 @@ class Spool:
 
     def release(self) -> None:
         """The engine has closed the descriptor, and with it the lock is gone."""
-        if _held.get(self._inode) == os.getpid():
-            del _held[self._inode]
+        # Since the file was closed, its inode may be that of another.
+        if _held.get(self._inode) == (os.getpid(), id(self)):
+            _held.pop(self._inode, None)
 
     def __del__(self) -> None:
         self.release()
@@ -191,7 +192,7 @@ class Spool:
                     os.close(descriptor)
                     raise
                 self._inode = _identity(found)
-                _held[self._inode] = os.getpid()
+                _held[self._inode] = os.getpid(), id(self)
                 return descriptor
 
     def _open(self, path: str, create: bool) -> int:
@@ -201,7 +202,7 @@ class Spool:
                 _refuse(errno.ELOOP, path, "is a symbolic link, which is not followed")
             if not stat.S_ISREG(there.st_mode):
                 _refuse(errno.EINVAL, path, "is not a regular file")
-            if _held.get(_identity(there)) == os.getpid():
+            if _held.get(_identity(there), (0, 0))[0] == os.getpid():
                 _refuse(errno.EAGAIN, path, "is in use by another handler of this process")
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
                        | (os.O_CREAT if create else 0), 0o600)

@@ -7,6 +7,8 @@ import struct
 
 import pytest
 
+from fastlog import _spool
+
 PAGE = mmap.PAGESIZE
 CAPACITY = 1 << 16
 
@@ -205,3 +207,18 @@ assert os.stat(path).st_size == len(content)
 def test_no_path(make_handler, bad):
     with pytest.raises(ValueError, match="spool must be"):
         make_handler("/dev/log", spool=bad)
+
+
+def test_release_when_the_inode_is_another_files(directory):
+    """A file that was removed and closed can have its inode taken by the next one, in use."""
+    gone = _spool.Spool(directory / "gone", CAPACITY, {})
+    os.close(gone.open())
+    used = _spool.Spool(directory / "used", CAPACITY, {})
+    descriptor = used.open()
+    own, gone._inode = gone._inode, used._inode
+    gone.release()
+    with pytest.raises(BlockingIOError, match="in use by another handler"):
+        _spool.Spool(directory / "used", CAPACITY, {}).open()
+    gone._inode = own
+    gone.release()
+    used.give_back(descriptor)
