@@ -1,6 +1,7 @@
 """Engine as other extension modules see it; _core.pyx explains."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastlog._atomics cimport atomic_u64
 from fastlog._counters cimport Loss
 from fastlog._message cimport Message
 from fastlog._registry cimport Registry
@@ -23,8 +24,8 @@ cdef Registry *live_writers() noexcept
 
 
 cdef class Engine:
-    cdef Writer *writer
-    cdef uint64_t generation          # the process that `writer` belongs to
+    cdef Writer *writer               # another one after a fork, or if it was lost
+    cdef atomic_u64 generation        # the process that `writer` belongs to
     cdef tuple paths
     cdef bytes host, service
     cdef int socktype
@@ -37,16 +38,18 @@ cdef class Engine:
     cdef uint64_t linger              # ns
     cdef size_t max_size              # bytes of a record; 0: no limit of its own
     cdef bint split                   # longer ones into several records
-    cdef object spool                 # fastlog._spool.Spool, or None
+    cdef bint spooled                 # whether it has one, or had
+    cdef object spool                 # fastlog._spool.Spool, or None; likewise
     cdef uint64_t left_behind         # records in the spool when it was given up
-    cdef bint synchronous             # the process ends: each call waits for its record
-    cdef uint64_t told                # the number of the last trouble that news() told of
+    cdef atomic_u64 synchronous       # 1: the process ends, each call waits for its record
+    cdef atomic_u64 told              # the number of the last trouble that news() told of
     cdef uint64_t told_lost           # records lost until the last was over
     cdef list told_losses             # as take_losses() last read them
 
-    cdef Writer *new_writer(self, int spool_fd) except NULL
+    cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL
     cdef int ensure_ours(self) except -1
-    cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1
+    cdef object spool_now(self)
+    cdef int await_tail(self, Writer *writer, uint64_t wanted, uint64_t timeout) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
     cdef size_t longest_entry(self) except 0
@@ -56,11 +59,15 @@ cdef class Engine:
                        size_t longest) except -1
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                         uint64_t flags) except -1
-    cdef Record *make_room(self, size_t size, uint64_t severity, uint64_t *used) except? NULL
-    cdef Record *await_room(self, size_t size, uint64_t severity, uint64_t *used) except? NULL
-    cdef void lose(self, Loss why, uint64_t severity) noexcept
-    cdef list read_losses(self)
-    cdef int abandon_writer(self) except -1
+    cdef int write_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                          uint64_t flags) except -1
+    cdef Record *make_room(self, Writer **place, size_t size, uint64_t severity,
+                           uint64_t *used) except? NULL
+    cdef Record *await_room(self, Writer **place, size_t size, uint64_t severity,
+                            uint64_t *used) except? NULL
+    cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept
+    cdef list read_losses(self, Writer *writer)
+    cdef int abandon_writer(self, Writer *lost) except -1
     cdef int leave_spool(self) except -1
     cdef uint64_t count_pending(self) noexcept
     cdef int look_for_news(self) noexcept

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Engine: a ring and its writer, seen from Python. The only border between the two worlds."""
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -11,7 +11,8 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 from posix.unistd cimport close, getpid
 
 from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
-                               load_acquire, load_relaxed, load_seq_cst, store_relaxed)
+                               load_acquire, load_relaxed, load_seq_cst, store_relaxed,
+                               store_release)
 from fastlog._clock cimport MILLISECOND, monotonic_ns
 from fastlog._counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
                                 UNSENDABLE, Loss, count_loss, count_lost, count_owned)
@@ -27,6 +28,7 @@ from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Rin
                             ring_release, ring_try_reserve, ring_used)
 from fastlog._thread cimport (writer_create, writer_destroy, writer_leave, writer_notify,
                               writer_start, writer_stop)
+from fastlog._shared cimport FREE_THREADED
 from fastlog._transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
                                  transport_is_network)
 from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
@@ -34,6 +36,10 @@ from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_t
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
+
+cdef extern from "_shared.h" nogil:
+    Writer *pointer_load(Writer **place)
+    void pointer_store(Writer **place, Writer *writer)
 
 cdef enum:
     # The longest a waiting thread takes to notice Ctrl-C.
@@ -143,12 +149,13 @@ cdef class Engine:
         self.max_size = max_size
         self.split = split
         self.spool = spool
-        self.generation = generation_now()
+        self.spooled = spool is not None
+        store_relaxed(&self.generation, generation_now())
         if spool is None:
-            self.writer = self.new_writer(-1)
+            self.writer = self.new_writer(-1, False)
             return
         try:
-            self.writer = self.new_writer(spool.open())
+            self.writer = self.new_writer(spool.open(), spool.only_look)
         except BaseException:
             spool.release()       # who keeps the exception keeps the spool
             raise
@@ -158,7 +165,7 @@ cdef class Engine:
         if self.writer == NULL:
             return
         registry_remove(&registry, self.writer)
-        if self.generation != generation_now():
+        if load_relaxed(&self.generation) != generation_now():
             writer_leave(self.writer)
             return
         with nogil:
@@ -166,9 +173,8 @@ cdef class Engine:
         if joined:
             writer_destroy(self.writer)
 
-    cdef Writer *new_writer(self, int spool_fd) except NULL:
-        """spool_fd: -1 for memory of its own. Keeps the GIL all the time."""
-        cdef bint only_look = self.spool is not None and self.spool.only_look
+    cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL:
+        """spool_fd: -1 for memory of its own. Keeps the GIL, or a lock, all the time."""
         cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, spool_fd,
                                             only_look)
         cdef bytes path
@@ -191,7 +197,8 @@ cdef class Engine:
         writer.transport.patient = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
-        self.told = self.told_lost = self.left_behind = 0
+        store_relaxed(&self.told, 0)
+        self.told_lost = self.left_behind = 0
         self.told_losses = None
         registry_add(&registry, writer)
         return writer
@@ -201,38 +208,42 @@ cdef class Engine:
         cdef Writer *writer
         cdef object spool = None
         cdef int fd = -1
-        if self.generation == generation_now():
+        if load_acquire(&self.generation) == generation_now():
             return 0
-        if self.spool is not None:
+        if self.spooled:
             # Python code: other threads run meanwhile, and handlers of signals. Who of them
             # comes here, too, has a file of its own, and the first one to be ready its writer.
-            spool = self.spool.another()
+            spool = self.spool_now().another()
             fd = spool.open()
         with cython.critical_section(self):
-            if self.generation != generation_now():
+            if load_relaxed(&self.generation) != generation_now():
                 try:
-                    writer = self.new_writer(fd)
+                    writer = self.new_writer(fd, False)
                 except OSError:
                     if fd < 0:
                         raise
-                    writer = self.new_writer(-1)      # a file that is damaged stops no child
+                    writer = self.new_writer(-1, False)   # a file that is damaged stops no child
                 fd = -1
                 registry_remove(&registry, self.writer)
                 writer_leave(self.writer)
-                self.writer = writer
-                self.generation = generation_now()
                 self.spool = spool
+                pointer_store(&self.writer, writer)
+                store_release(&self.generation, generation_now())
         if fd >= 0:
             spool.give_back(fd)
         return 0
 
-    cdef int await_tail(self, uint64_t wanted, uint64_t timeout) except -1:
+    cdef object spool_now(self):
+        with cython.critical_section(self):
+            return self.spool
+
+    cdef int await_tail(self, Writer *writer, uint64_t wanted, uint64_t timeout) except -1:
         """Wait, without the GIL, until the ring's tail is at `wanted`; at most `timeout` ns.
 
         Signal handlers run, so this may raise, and even return in a forked child.
         """
         with nogil:
-            writer_await_tail(self.writer, wanted, timeout)
+            writer_await_tail(writer, wanted, timeout)
         PyErr_CheckSignals()
         return self.ensure_ours()
 
@@ -265,7 +276,7 @@ cdef class Engine:
         if self.framing == NEWLINE or self.framing == UNFRAMED and self.socktype == SOCK_STREAM:
             message_escape(message, not append_nul and self.framing == UNFRAMED)
         self.ensure_ours()
-        longest = self.writer.ring.max_length - (FRAMING_ROOM if self.framing else 0)
+        longest = pointer_load(&self.writer).ring.max_length - (FRAMING_ROOM if self.framing else 0)
         if self.max_size and self.max_size < longest:
             longest = self.max_size
         longest -= frame_priority_size(priority) + append_nul
@@ -274,13 +285,13 @@ cdef class Engine:
         if self.split and message.pieces[0].size <= longest // 2:
             return self.put_parts(priority, message, append_nul, urgent, longest)
         message_shorten(message, longest)
-        add_relaxed(&self.writer.counters.truncated, 1)
+        add_relaxed(&pointer_load(&self.writer).counters.truncated, 1)
         return self.put_record(priority, message, append_nul, urgent, SHORTENED)
 
     cdef size_t longest_entry(self) except 0:
         """Bytes that put_entry() takes."""
         self.ensure_ours()
-        return self.writer.ring.max_length
+        return pointer_load(&self.writer).ring.max_length
 
     cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
                        bint shortened) except -1:
@@ -290,7 +301,7 @@ cdef class Engine:
             message_shorten(message, longest)
             shortened = True
         if shortened:
-            add_relaxed(&self.writer.counters.truncated, 1)
+            add_relaxed(&pointer_load(&self.writer).counters.truncated, 1)
         return self.put_record(priority, message, False, urgent, SHORTENED if shortened else 0)
 
     cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
@@ -318,18 +329,28 @@ cdef class Engine:
 
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                         uint64_t flags) except -1:
-        """Reserve, fill, commit, notify. The message fits."""
+        """Put a message that fits."""
+        if FREE_THREADED and self.spooled:
+            # Not while leave_spool() is at it. Who waits for room gives the lock up meanwhile.
+            with cython.critical_section(self):
+                return self.write_record(priority, message, append_nul, urgent, flags)
+        return self.write_record(priority, message, append_nul, urgent, flags)
+
+    cdef int write_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                          uint64_t flags) except -1:
+        """Reserve, fill, commit, notify."""
+        cdef Writer *writer = pointer_load(&self.writer)
         cdef char start[FRAME_START_MAX]      # what comes before the message
         cdef bint append_newline = self.framing == NEWLINE
         cdef size_t start_size = 0 if self.framing == ENTRY else frame_start(
             start, priority, message.size + append_nul, self.framing == OCTET_COUNTING)
         cdef size_t size = start_size + message.size + append_nul + append_newline
         cdef uint64_t used = 0
-        cdef Record *record = ring_try_reserve(&self.writer.ring, size, priority % 8, &used)
+        cdef Record *record = ring_try_reserve(&writer.ring, size, priority % 8, &used)
         cdef char *out
         cdef int error
         if record == NULL:
-            record = self.make_room(size, priority % 8, &used)
+            record = self.make_room(&writer, size, priority % 8, &used)
             if record == NULL:
                 return self.look_for_news()
         out = record_bytes(record)
@@ -339,19 +360,21 @@ cdef class Engine:
             out[start_size + message.size] = 0
         if append_newline:
             out[size - 1] = c'\n'
-        add_relaxed(&self.writer.counters.accepted.value, 1)
+        add_relaxed(&writer.counters.accepted.value, 1)
         ring_commit(record, flags)
-        error = writer_notify(self.writer, urgent or used > self.capacity // 2)
+        error = writer_notify(writer, urgent or used > self.capacity // 2)
         if error:
             raise OSError(error, "cannot start the writer thread")
-        return PUT_ACCEPTED | self.look_for_news() | (PUT_FLUSH if self.synchronous else 0)
+        return (PUT_ACCEPTED | self.look_for_news()
+                | (PUT_FLUSH if load_relaxed(&self.synchronous) else 0))
 
     def be_synchronous(self):
         """From now on each put asks its caller to flush."""
-        self.synchronous = True
+        store_relaxed(&self.synchronous, 1)
 
     cdef int look_for_news(self) noexcept:
-        return PUT_NEWS if load_relaxed(&self.writer.trouble.value) != self.told else 0
+        cdef uint64_t number = load_relaxed(&pointer_load(&self.writer).trouble.value)
+        return PUT_NEWS if number != load_relaxed(&self.told) else 0
 
     def news(self):
         """What began or ended since the last call: None, or (over, lost, errno).
@@ -360,21 +383,24 @@ cdef class Engine:
         last was so. errno: of the last failed connect or send.
         """
         self.ensure_ours()
-        cdef uint64_t number = load_relaxed(&self.writer.trouble.value)
-        if number == self.told:
-            return None
-        cdef uint64_t lost = count_lost(&self.writer.counters, FULL, UNSENDABLE)
-        fresh = lost - self.told_lost
-        unheard = self.told % 2 == 0 and number % 2 == 0
-        self.told = number
-        if number % 2 == 0:
-            self.told_lost = lost
-        if unheard and fresh == 0:    # over before anybody asked, and nothing lost
-            return None
-        return number % 2 == 0, fresh, load_relaxed(&self.writer.counters.last_errno)
+        cdef Writer *writer = pointer_load(&self.writer)
+        cdef uint64_t number, told, lost, fresh
+        with cython.critical_section(self):
+            number = load_relaxed(&writer.trouble.value)
+            told = load_relaxed(&self.told)
+            if number == told:
+                return None
+            lost = count_lost(&writer.counters, FULL, UNSENDABLE)
+            fresh = lost - self.told_lost
+            store_relaxed(&self.told, number)
+            if number % 2 == 0:
+                self.told_lost = lost
+        if told % 2 == 0 and number % 2 == 0 and fresh == 0:
+            return None               # over before anybody asked, and nothing lost
+        return number % 2 == 0, fresh, load_relaxed(&writer.counters.last_errno)
 
-    cdef list read_losses(self):
-        return [load_acquire(&self.writer.counters.lost[i]) for i in range(LOSSES * SEVERITIES)]
+    cdef list read_losses(self, Writer *writer):
+        return [load_acquire(&writer.counters.lost[i]) for i in range(LOSSES * SEVERITIES)]
 
     def take_losses(self, bint during_trouble):
         """What was lost since the last call: None, or (losses, first, last).
@@ -383,14 +409,15 @@ cdef class Engine:
         during_trouble: also while more is being lost.
         """
         self.ensure_ours()
-        if load_relaxed(&self.writer.trouble.value) & 1 and not during_trouble:
+        cdef Writer *writer = pointer_load(&self.writer)
+        if load_relaxed(&writer.trouble.value) & 1 and not during_trouble:
             return None
         cdef list losses, before
         cdef uint64_t first, last
         with cython.critical_section(self):
-            first = exchange_seq_cst(&self.writer.counters.first_loss, 0)
-            last = load_relaxed(&self.writer.counters.last_loss)
-            losses = self.read_losses()
+            first = exchange_seq_cst(&writer.counters.first_loss, 0)
+            last = load_relaxed(&writer.counters.last_loss)
+            losses = self.read_losses(writer)
             before = self.told_losses or [0] * len(losses)
             self.told_losses = losses
         fresh = named_losses([now - then for now, then in zip(losses, before)])
@@ -399,79 +426,88 @@ cdef class Engine:
     def wants_socket(self):
         """Whether the writer of an adopting engine has no socket and asks for one."""
         self.ensure_ours()
-        return (self.adopting and load_relaxed(&self.writer.has_socket) == 0
-                and load_relaxed(&self.writer.offered_fd.value) == 0)
+        cdef Writer *writer = pointer_load(&self.writer)
+        return (self.adopting and load_relaxed(&writer.has_socket) == 0
+                and load_relaxed(&writer.offered_fd.value) == 0)
 
     def adopt(self, int fd):
         """Hand over a connected socket; the engine owns the descriptor from now on."""
         self.ensure_ours()
-        writer_offer_socket(self.writer, fd)
+        writer_offer_socket(pointer_load(&self.writer), fd)
 
-    cdef Record *make_room(self, size_t size, uint64_t severity,
+    cdef Record *make_room(self, Writer **place, size_t size, uint64_t severity,
                            uint64_t *used) except? NULL:
-        """The ring is full: do what the policy says. NULL: the record is lost, and counted."""
+        """The ring is full: do what the policy says. NULL: the record is lost, and counted.
+
+        place: whose ring it is; another's, if this is another process or a closed engine then.
+        """
+        cdef Writer *writer = place[0]
         cdef Record *record
-        if load_seq_cst(&self.writer.state.value) == STOPPED:
-            writer_start(self.writer)     # close() left a full ring, which nobody else would send
+        if load_seq_cst(&writer.state.value) == STOPPED:
+            writer_start(writer)      # close() left a full ring, which nobody else would send
         if self.overflow == BLOCK:
-            return self.await_room(size, severity, used)
+            return self.await_room(place, size, severity, used)
         if self.overflow == DROP_OLDEST:
             # Ends: each turn finds room, and other threads can take it only with new records.
-            while writer_evict(self.writer, size, severity):
-                record = ring_try_reserve(&self.writer.ring, size, severity, used)
+            while writer_evict(writer, size, severity):
+                record = ring_try_reserve(&writer.ring, size, severity, used)
                 if record != NULL:
                     return record
-        self.lose(FULL, severity)
+        self.lose(writer, FULL, severity)
         return NULL
 
-    cdef void lose(self, Loss why, uint64_t severity) noexcept:
-        count_loss(&self.writer.counters, why, severity)
-        writer_begin_trouble(self.writer)
+    cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept:
+        count_loss(&writer.counters, why, severity)
+        writer_begin_trouble(writer)
 
-    cdef Record *await_room(self, size_t size, uint64_t severity,
+    cdef Record *await_room(self, Writer **place, size_t size, uint64_t severity,
                             uint64_t *used) except? NULL:
         """Wait while the writer makes progress."""
+        cdef Writer *writer = place[0]
         cdef Record *record = NULL
-        cdef uint64_t tail = load_acquire(&self.writer.ring.at.tail.value)
+        cdef uint64_t tail = load_acquire(&writer.ring.at.tail.value)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now + self.block_timeout
-        while not load_relaxed(&self.writer.stalled.value):
+        while not load_relaxed(&writer.stalled.value):
             if now >= deadline:
-                store_relaxed(&self.writer.stalled.value, 1)
+                store_relaxed(&writer.stalled.value, 1)
                 break
-            if writer_notify(self.writer, True) != 0:
+            if writer_notify(writer, True) != 0:
                 break
             try:
-                self.await_tail(tail + max(record_span(size), self.capacity // ROOM_SHARE),
+                self.await_tail(writer, tail + max(record_span(size), self.capacity // ROOM_SHARE),
                                 min(deadline - now, <uint64_t>PROGRESS_CHECK))
             except BaseException:
-                self.lose(INTERRUPTED, severity)
+                self.lose(pointer_load(&self.writer), INTERRUPTED, severity)
                 raise
-            record = ring_try_reserve(&self.writer.ring, size, severity, used)
+            writer = place[0] = pointer_load(&self.writer)
+            record = ring_try_reserve(&writer.ring, size, severity, used)
             if record != NULL:
                 return record
             now = monotonic_ns()
-            if load_acquire(&self.writer.ring.at.tail.value) != tail:
-                tail = load_acquire(&self.writer.ring.at.tail.value)
+            if load_acquire(&writer.ring.at.tail.value) != tail:
+                tail = load_acquire(&writer.ring.at.tail.value)
                 deadline = now + self.block_timeout
-        self.lose(STALLED, severity)
+        self.lose(writer, STALLED, severity)
         return NULL
 
     def recovered(self):
         """What the spool held at the beginning: (records, unfinished ones, bytes of damage)."""
-        cdef Mended *found = &self.writer.mended
+        cdef Mended *found = &pointer_load(&self.writer).mended
         return found.records, found.unfinished, found.damaged
 
     def start(self):
         """Start the writer now, for records that were in the spool."""
+        cdef int error
         self.ensure_ours()
-        cdef int error = writer_start(self.writer)
+        with cython.critical_section(self):           # leave_spool()
+            error = writer_start(self.writer)
         if error:
             raise OSError(error, "cannot start the writer thread")
 
     def records(self):
         """The records in the ring as bytes, oldest first. Only where no writer was started."""
-        cdef Ring *ring = &self.writer.ring
+        cdef Ring *ring = &pointer_load(&self.writer).ring
         cdef uint64_t position = load_relaxed(&ring.at.tail.value)
         cdef uint64_t word
         found = []
@@ -502,7 +538,10 @@ cdef class Engine:
     def spool_path(self):
         """Of the file in which the ring lives; "" if it lives in none, or that has no name."""
         self.ensure_ours()
-        return self.spool.path if self.writer.spool_fd >= 0 and self.spool.is_there() else ""
+        if pointer_load(&self.writer).spool_fd < 0:
+            return ""
+        spool = self.spool_now()
+        return spool.path if spool.is_there() else ""
 
     def flush(self, double timeout):
         """Wait until all accepted before the call is sent or discarded; False after `timeout` s.
@@ -510,19 +549,21 @@ cdef class Engine:
         After close() this starts no writer: then it is False at once if records are left.
         """
         self.ensure_ours()
-        cdef uint64_t generation = self.generation
-        cdef uint64_t target = load_relaxed(&self.writer.ring.at.head.value)
+        cdef uint64_t generation = load_relaxed(&self.generation)
+        cdef Writer *writer = pointer_load(&self.writer)
+        cdef uint64_t target = load_relaxed(&writer.ring.at.head.value)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now + <uint64_t>(timeout * 1e9)
         cdef uint64_t tail
-        while self.generation == generation:
-            tail = load_acquire(&self.writer.ring.at.tail.value)
+        while load_relaxed(&self.generation) == generation:
+            tail = load_acquire(&writer.ring.at.tail.value)
             if tail >= target:
                 break
-            if now >= deadline or load_seq_cst(&self.writer.state.value) == STOPPED:
-                return False
-            writer_notify(self.writer, True)
-            self.await_tail(target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
+            with cython.critical_section(self):       # leave_spool()
+                if now >= deadline or load_seq_cst(&writer.state.value) == STOPPED:
+                    return False
+                writer_notify(writer, True)
+            self.await_tail(writer, target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
             now = monotonic_ns()
         return True
 
@@ -535,64 +576,78 @@ cdef class Engine:
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef uint64_t now
+        cdef Writer *writer
         cdef bint flushed, joined
         self.ensure_ours()
-        writer_offer_socket(self.writer, -1)
+        writer = pointer_load(&self.writer)
+        writer_offer_socket(writer, -1)
         cdef uint64_t before = self.left_behind
         pending = before
-        while load_seq_cst(&self.writer.state.value) != STOPPED:
+        while load_seq_cst(&writer.state.value) != STOPPED:
             now = monotonic_ns()
             flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
+            writer = pointer_load(&self.writer)       # another's, if this is another process
             with nogil:
-                joined = writer_stop(self.writer)
+                joined = writer_stop(writer)
             # A record may have slipped in between the two: then once more.
             pending = self.stats().pending
             if not joined:
-                self.abandon_writer()
+                self.abandon_writer(writer)
                 return pending - before
             if pending and not flushed:
                 break
-            if ring_used(&self.writer.ring):
-                writer_start(self.writer)
+            if ring_used(&writer.ring):
+                self.start()
         self.leave_spool()
         return pending - before
 
-    cdef int abandon_writer(self) except -1:
+    cdef int abandon_writer(self, Writer *lost) except -1:
         """Have another writer: the one that does not come back is lost, with what it holds."""
-        cdef object spool = self.spool
+        cdef object spool = self.spool_now()
         cdef int fd = -1
         if spool is not None:
             Py_INCREF(spool)      # its file is in use until the process ends
             spool = spool.another()
             fd = spool.open()
-        registry_remove(&registry, self.writer)
-        self.writer = self.new_writer(fd)
-        self.spool = spool
+        with cython.critical_section(self):
+            if self.writer == lost:   # else another thread was first
+                registry_remove(&registry, lost)
+                pointer_store(&self.writer, self.new_writer(fd, False))
+                self.spool = spool
+                fd = -1
+        if fd >= 0:
+            spool.give_back(fd)
         return 0
 
     cdef int leave_spool(self) except -1:
         """Give the spool's file up, and go on in memory."""
-        cdef Writer *writer = self.writer
-        cdef int fd = writer.spool_fd
+        cdef Writer *writer
+        cdef object spool
+        cdef int fd
         cdef bint empty
-        if fd < 0:
-            return 0
-        # As we have the GIL, no put() is under way and none starts the writer. One may have
-        # started it after it was stopped; where that cannot wait for a name server, once more.
-        if load_seq_cst(&writer.state.value) != STOPPED and (
-                transport_is_network(&writer.transport) or not writer_stop(writer)):
-            return 0
-        empty = ring_used(&writer.ring) == 0
-        if not ring_detach(&writer.ring):
-            return 0
-        self.left_behind = self.count_pending()
-        writer.spool_fd = -1
+        with cython.critical_section(self):
+            writer = self.writer
+            spool = self.spool
+            fd = writer.spool_fd
+            if fd < 0:
+                return 0
+            # As we have the GIL, or the lock, no put() is under way and none starts the writer.
+            # One may have started it after it was stopped; where that cannot wait for a name
+            # server, once more.
+            if load_seq_cst(&writer.state.value) != STOPPED and (
+                    transport_is_network(&writer.transport) or not writer_stop(writer)):
+                return 0
+            empty = ring_used(&writer.ring) == 0
+            if not ring_detach(&writer.ring):
+                return 0
+            self.left_behind = self.count_pending()
+            writer.spool_fd = -1
         try:
             if empty:
-                self.spool.remove()           # from here on other threads may run
+                spool.remove()                # from here on other threads may run
         finally:
             close(fd)                         # and the lock is gone
-            self.spool.release()
+            spool.release()
         return 0
 
     cdef uint64_t count_pending(self) noexcept:
@@ -605,10 +660,10 @@ cdef class Engine:
     def stats(self):
         """The counters now, as Stats."""
         self.ensure_ours()
-        cdef Writer *writer = self.writer
+        cdef Writer *writer = pointer_load(&self.writer)
         # In this order: see _counters.pxd.
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
-        cdef list losses = self.read_losses()
+        cdef list losses = self.read_losses(writer)
         cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
         cdef uint64_t dropped = sum(losses[:EVICTED * SEVERITIES])
         cdef uint64_t discarded = sum(losses[EVICTED * SEVERITIES:])

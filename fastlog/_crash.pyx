@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """The crash drain: what the rings hold is sent before a fatal signal ends the process.
 
 The writers are threads of their own and need no GIL, so the handler of the

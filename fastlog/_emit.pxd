@@ -1,4 +1,5 @@
 """A handler's snapshot as other extension modules see it; _emit.pyx explains."""
+from fastlog._atomics cimport atomic_u64
 from fastlog._core cimport Engine
 from fastlog._format cimport Format
 from fastlog._message cimport Message
@@ -14,8 +15,11 @@ cdef class Envelope:
 
 
 cdef class Snapshot:
-    """A handler's attributes as of now. A new one is made when they change."""
-    cdef bint current                 # no attribute was assigned to since
+    """A handler's attributes as of now. A new one is made when they change.
+
+    Without a GIL each thread has its own, with what hangs on it.
+    """
+    cdef atomic_u64 state             # whether an attribute was assigned to since
     cdef unsigned int tag             # the class's when this was made
     cdef bint stock                   # nothing is overridden; else no other field is set
     cdef bint for_calls               # nor is handle(), and the levels are plain numbers:

@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=True
+# cython: language_level=3, binding=True, freethreading_compatible=True
 """The handler's hot path: from a LogRecord to Engine.put.
 
 These are methods of fastlog._handler.EngineHandler. They do what the standard
@@ -11,18 +11,20 @@ import logging.handlers
 import sys
 from types import TracebackType
 
-from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint64_t
 
+from fastlog._atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, load_acquire, load_seq_cst,
+                               store_seq_cst)
 from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._format cimport Format, compile_format
 from fastlog._message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
 from fastlog._record cimport (LEVELNAME, LEVELNO, Call, Facts, class_is_stock, facts_read,
                               facts_release, make_record)
-from fastlog._watch cimport PyTypeObject, Watch, class_tag, watch_holds
+from fastlog._shared cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
+from fastlog._watch cimport PyTypeObject, Watch, class_tag, given_tag, watch_holds
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -39,10 +41,16 @@ cdef object LogRecord = logging.LogRecord
 cdef object nothing = object()        # is no levelname
 
 # Counts the assignments to attributes of all handlers.
-cdef uint64_t assignments = 0
+cdef atomic_u64 assignments
 
 cdef enum:
     LEVEL_MAX = 1_000_000_000         # of a level that is compared in C
+    THREADS_MAX = 256                 # that have a snapshot of a handler, where each has its own
+
+cdef enum:                            # Snapshot.state
+    MADE
+    CURRENT
+    OUT_OF_DATE
 
 # What handle() returns for a record that no filter refused.
 cdef bint returns_record = sys.version_info >= (3, 12)
@@ -78,7 +86,9 @@ cdef bint is_plain_level(object level) except -1:
 
 cdef Snapshot take_snapshot(object self, dict own):
     cdef Snapshot now = Snapshot()
-    cdef uint64_t before = assignments
+    cdef uint64_t before = load_seq_cst(&assignments)
+    cdef uint64_t made = MADE
+    now.tag = given_tag(type(self))
     now.stock = (type(self.priority_map) is dict and type(self.priority_names) is dict
                  and type(self.facility_names) is dict
                  and type(self.filters) is list
@@ -103,21 +113,36 @@ cdef Snapshot take_snapshot(object self, dict own):
         if now.for_calls:
             now.level_number = self.level
             now.urgent_number = self.urgent_level
-    now.current = assignments == before   # else another thread was in between
-    now.tag = class_tag(type(self))       # after the look-ups, which give the class one
-    own["_fastlog_snapshot"] = now
+    keep_snapshot(own, now)
+    # An assignment counts first and looks for snapshots then: one of the two sees the other.
+    if load_seq_cst(&assignments) == before:
+        cas_seq_cst(&now.state, &made, CURRENT)
     return now
 
 
+cdef int keep_snapshot(dict own, Snapshot now) except -1:
+    cdef dict each
+    if not FREE_THREADED:
+        own["_fastlog_snapshot"] = now
+        return 0
+    each = own.setdefault("_fastlog_snapshot", {})      # by thread
+    if len(each) >= THREADS_MAX:      # most of them are over
+        each.clear()
+    each[PyThread_get_thread_ident()] = now
+    return 0
+
+
 cdef bint snapshot_is_current(Snapshot now, object self) noexcept:
-    return now.current and now.tag == class_tag(type(self)) and now.tag != 0
+    return (load_acquire(&now.state) == CURRENT and now.tag == class_tag(type(self))
+            and now.tag != 0)
 
 
 cdef inline Snapshot kept_snapshot(object self, dict own):
     """The last one if it is current, else None."""
-    cdef PyObject *last = PyDict_GetItemWithError(own, "_fastlog_snapshot")
-    if (last != NULL and type(<object>last) is Snapshot
-            and snapshot_is_current(<Snapshot>last, self)):
+    last = dict_find(own, "_fastlog_snapshot", None)
+    if FREE_THREADED and last is not None:
+        last = dict_find(<dict?>last, PyThread_get_thread_ident(), None)
+    if type(last) is Snapshot and snapshot_is_current(<Snapshot>last, self):
         return <Snapshot>last
     return None
 
@@ -142,11 +167,13 @@ cdef Snapshot find_snapshot(object handler):
 
 
 cdef int forget_snapshot(object self) except -1:
-    global assignments
-    assignments += 1
+    add_seq_cst(&assignments, 1)
     last = self.__dict__.pop("_fastlog_snapshot", None)
-    if type(last) is Snapshot:
-        (<Snapshot>last).current = False
+    if FREE_THREADED and last is not None:
+        for each in list((<dict?>last).values()):
+            store_seq_cst(&(<Snapshot?>each).state, OUT_OF_DATE)
+    elif type(last) is Snapshot:
+        store_seq_cst(&(<Snapshot>last).state, OUT_OF_DATE)
     return 0
 
 
@@ -345,7 +372,7 @@ cdef inline int put_message(Snapshot now, object self, Message *message, int roo
     """
     cdef Snapshot then = now
     cdef unsigned int priority
-    if not now.current:
+    if load_acquire(&now.state) != CURRENT:
         then = snapshot_of(self)
         if not then.stock:
             then = now

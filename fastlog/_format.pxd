@@ -1,5 +1,4 @@
 """Compiled formatters as other extension modules see them; _format.pyx explains."""
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from fastlog._message cimport Message
@@ -24,7 +23,7 @@ cdef class Format:
     cdef bint format_record(self, Facts *facts, dict attributes, Message *out) except -1
     cdef int format_call(self, Call *call, Message *out) except -1
 
-    cdef PyObject *find(self, str key, dict attributes) noexcept
+    cdef object find(self, str key, dict attributes)
     cdef int add_traces(self, dict attributes, Message *out, int first) except -1
     cdef object asctime(self, object created, object msecs)
     cdef int add_asctime(self, int64_t ns, Message *out) except -1

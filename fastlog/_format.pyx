@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """logging.Formatter, compiled: the same text, byte for byte, in native steps.
 
 What is not known here is left to Formatter.format (CPython, Lib/logging/__init__.py):
@@ -12,7 +12,6 @@ import time
 
 from fastlog import _styles
 
-from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_Format
 from libc.stdint cimport int64_t
@@ -27,7 +26,8 @@ from fastlog._record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT, FIELDS, FILE
                               STACK_INFO, THREAD, THREAD_NAME, ARGS, Call, Caller, Facts, Field,
                               created_of, facts_hold, find_caller, msecs_of, process_id,
                               thread_ident, thread_name)
-from fastlog._watch cimport Watch, class_tag, watch_holds
+from fastlog._shared cimport dict_find
+from fastlog._watch cimport Watch, class_tag, given_tag, watch_holds
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -50,6 +50,8 @@ cdef dict fields = {
 cdef frozenset fields_of_calls = frozenset(fields.values()) - {RELATIVE_CREATED, PROCESS_NAME}
 
 cdef str STOCK_MSEC_FORMAT = logging.Formatter.default_msec_format
+
+cdef object missing = object()
 
 cdef enum Shape:                      # how a value becomes text
     LITERAL                           # no value: the text itself
@@ -167,6 +169,9 @@ cdef Format compile_format(object formatter):
     style = formatter._style
     format.formatter = formatter
     format.style_class = type(style)
+    format.formatter_tag = given_tag(type(formatter))
+    format.style_tag = given_tag(type(style))
+    format.template_tag = given_tag(Template)
     format.watch = Watch()
     format.watch.add_attributes(formatter)
     format.watch.add(vars(time), ("strftime", "tzname"))      # the latter is time.tzset()'s
@@ -191,9 +196,6 @@ cdef Format compile_format(object formatter):
         format.for_calls = (
             all([step_for_calls(step, format.defaults) for step in format.steps])
             and [(<Step>step).key for step in format.steps].count("message") <= 1)
-    format.formatter_tag = class_tag(type(formatter))    # after the look-ups, which give it one
-    format.style_tag = class_tag(type(style))
-    format.template_tag = class_tag(Template)
     return format
 
 
@@ -235,7 +237,7 @@ cdef inline void write_three_digits(char *out, int number) noexcept:
 
 
 cdef class Format:
-    """A formatter's steps. Thread-safe under the GIL."""
+    """A formatter's steps. Thread-safe under the GIL; without one, each thread has its own."""
 
     cdef bint is_current(self) except -1:
         """Whether the formatter is as it was when this was made of it."""
@@ -254,7 +256,7 @@ cdef class Format:
         cdef Step step
         cdef int first = out.count
         for key in self.others:
-            if self.find(key, attributes) == NULL:
+            if self.find(key, attributes) is missing:
                 return False
         if not runs_no_code(<object>facts.values[<int>MSG], <object>facts.values[<int>ARGS]):
             facts_hold(facts)
@@ -279,9 +281,10 @@ cdef class Format:
             elif step.field == ASCTIME:
                 value = <PyObject *>asctime
             else:
-                value = self.find(step.key, attributes)
-                if value == NULL:             # a __str__ took it away
+                found = self.find(step.key, attributes)
+                if found is missing:          # a __str__ took it away
                     raise KeyError(step.key)
+                value = <PyObject *>found
             if type(<object>value) is not str and type(<object>value) is not int:
                 facts_hold(facts)             # a __str__ may run
             message_add(out, step.text_of(<object>value))
@@ -292,11 +295,11 @@ cdef class Format:
             self.add_traces(attributes, out, first)
         return True
 
-    cdef PyObject *find(self, str key, dict attributes) noexcept:
-        """The value of a field that not every LogRecord has."""
-        cdef PyObject *value = PyDict_GetItem(attributes, key)
-        if value == NULL and self.defaults is not None:
-            value = PyDict_GetItem(self.defaults, key)
+    cdef object find(self, str key, dict attributes):
+        """The value of a field that not every LogRecord has, or `missing`."""
+        value = dict_find(attributes, key, missing)
+        if value is missing and self.defaults is not None:
+            value = dict_find(self.defaults, key, missing)
         return value
 
     cdef int add_traces(self, dict attributes, Message *out, int first) except -1:

@@ -144,8 +144,9 @@ class EngineHandler(logging.handlers.SysLogHandler):
         logging.Handler.close(self)
 
     def __del__(self) -> None:
-        # A handler that was dropped and not closed must deliver all the same.
-        if hasattr(self, "_gave_up_at"):
+        # A handler that was dropped and not closed must deliver all the same. Not one that outlives
+        # the modules at the end of the process: logging.shutdown() has closed it.
+        if time is not None and hasattr(self, "_gave_up_at"):
             self._stop(self.close_timeout)
 
     def __reduce__(self) -> str:

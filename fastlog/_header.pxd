@@ -14,5 +14,6 @@ cdef class Header(Envelope):
     cdef str second_text, zone
 
     cdef str make(self, object created, object record)
+    cdef str this_process(self)
     cdef str timestamp(self, object created)
     cdef int set_second(self, int64_t second) except -1

@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=True
+# cython: language_level=3, binding=True, freethreading_compatible=True
 """What stands between <PRI> and the message: RFC 3164 section 4.1, RFC 5424 section 6.2 and 6.3.
 
 A Header keeps what is the same for all records of a handler and the text of the second, and
@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping
 
+cimport cython
 from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
@@ -69,7 +70,7 @@ cdef double seconds_of(object created) except? -1:
 
 
 cdef class Header(Envelope):
-    """The header of one handler's records.
+    """The header of one handler's records. Thread-safe.
 
     protocol: "rfc3164" or "rfc5424". hostname, app_name, msgid: valid already.
     procid: str, None for the id of the process that logs. data: structured data for records
@@ -93,12 +94,7 @@ cdef class Header(Envelope):
     cdef str make(self, object created, object record):
         """The text for a record of this time (seconds since 1970), with a space at its end."""
         cdef str when = self.timestamp(created)
-        cdef str process = self.procid
-        if process is None:
-            if self.process != getpid():
-                self.process = getpid()
-                self.process_text = str(self.process)
-            process = self.process_text
+        cdef str process = self.procid if self.procid is not None else self.this_process()
         if not self.is_5424:
             return f"{when}{self.constant}[{process}]: "
         msgid, data = self.msgid, self.data
@@ -118,24 +114,33 @@ cdef class Header(Envelope):
         if micro >= 1_000_000:
             second += 1
             micro = 0
-        if second != self.second:
-            self.set_second(second)
-        if not self.is_5424:
-            return self.second_text
-        return f"{self.second_text}.{micro:06d}{self.zone}"
+        with cython.critical_section(self):
+            if second != self.second:
+                self.set_second(second)
+            text, zone = self.second_text, self.zone
+        return f"{text}.{micro:06d}{zone}" if self.is_5424 else text
+
+    cdef str this_process(self):
+        with cython.critical_section(self):
+            if self.process != getpid():
+                self.process = getpid()
+                self.process_text = str(self.process)
+            return self.process_text
 
     cdef int set_second(self, int64_t second) except -1:
         """The local time of the process, with its offset in RFC 5424."""
+        zone = ""
         now = time.localtime(second)
         if self.is_5424:
             offset = now.tm_gmtoff // 60
             sign = "-" if offset < 0 else "+"
-            self.zone = f"{sign}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
-            self.second_text = (f"{now.tm_year:04d}-{now.tm_mon:02d}-{now.tm_mday:02d}"
-                                f"T{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
+            zone = f"{sign}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
+            text = (f"{now.tm_year:04d}-{now.tm_mon:02d}-{now.tm_mday:02d}"
+                    f"T{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
         else:
             # Not strftime: the month is in English whatever the locale.
-            self.second_text = (f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
-                                f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
-        self.second = second
+            text = (f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
+                    f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
+        # In one go, as another thread may have come between what was done before.
+        self.second, self.second_text, self.zone = second, text, zone
         return 0

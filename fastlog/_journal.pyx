@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=True
+# cython: language_level=3, binding=True, freethreading_compatible=True
 """Records as entries of the journal: systemd, docs/JOURNAL_NATIVE_PROTOCOL.md.
 
 An entry is a series of fields, NAME=value and a line feed; where the value has a line feed, NAME,
@@ -9,6 +9,7 @@ import logging
 import re
 import struct
 
+cimport cython
 from libc.string cimport memchr, strlen
 
 from fastlog._core cimport Engine
@@ -123,7 +124,7 @@ cdef bint add_field(Message *message, const char *name, object value,
 
 
 cdef class Journal(Envelope):
-    """What makes one handler's entries.
+    """What makes one handler's entries. Thread-safe.
 
     fields: {name: value} of every entry, checked by _options.py.
     """
@@ -188,10 +189,13 @@ cdef class Journal(Envelope):
 
     cdef int add_origin(self, Message *message, object ident, unsigned int priority,
                         object created) except -1:
-        if ident is not self.ident:
-            self.identifier = (field(b"SYSLOG_IDENTIFIER", value_bytes(ident)) if ident else b"")
-            self.ident = ident
-        message_add_whole(message, self.identifier)
+        cdef bytes identifier
+        with cython.critical_section(self):
+            if ident is not self.ident:
+                identifier = field(b"SYSLOG_IDENTIFIER", value_bytes(ident)) if ident else b""
+                self.ident, self.identifier = ident, identifier
+            identifier = self.identifier
+        message_add_whole(message, identifier)
         message_add(message, f"PRIORITY={priority & 7}\nSYSLOG_FACILITY={priority >> 3}\n"
                     f"SYSLOG_TIMESTAMP={self.clock.timestamp(created)}\n")
         return 0

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """The fast Logger: from log.info(...) to the ring, without a LogRecord where nobody needs one.
 
 These are methods of fastlog.Logger. They do what the standard library's do
@@ -8,16 +8,18 @@ and kept as a *route*, until a logger or a handler changes.
 """
 import logging
 import sys
+import weakref
 
-from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
+from fastlog._atomics cimport add_seq_cst, atomic_u64, load_acquire
 from fastlog._emit cimport Snapshot, emit_call, find_snapshot, takes_calls
 from fastlog._record cimport Call, call_args, level_name, make_record, record_is_stock
-from fastlog._watch cimport PyTypeObject, class_tag
+from fastlog._shared cimport dict_find, list_first
+from fastlog._watch cimport PyTypeObject, class_tag, given_tag
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -39,6 +41,12 @@ cdef object StockLogger = logging.Logger
 cdef dict stock_steps = {name: vars(StockLogger)[name] for name in (
     "_log", "makeRecord", "findCaller", "handle", "callHandlers", "getEffectiveLevel")}
 stock_steps["filter"] = logging.Filterer.filter
+# Some versions (3.13.5 is one) drop what is logged while a record is handled,
+# in the same thread, and keep there that one is.
+cdef object handling = getattr(StockLogger, "_tls", None) if hasattr(
+    StockLogger, "_is_disabled") else None
+if handling is not None:
+    stock_steps["_is_disabled"] = vars(StockLogger)["_is_disabled"]
 cdef dict stock_calls = {name: vars(StockLogger)[name] for name in (
     "debug", "info", "warning", "error", "critical", "log", "isEnabledFor")}
 cdef frozenset data = frozenset({
@@ -47,11 +55,11 @@ cdef frozenset data = frozenset({
 cdef object is_enabled_method = None  # ours
 
 # Counts every change to a logger of ours: what was looked up before is out of date.
-cdef uint64_t epoch = 0
+cdef atomic_u64 epoch
 
 
 cdef class Route:
-    """What a logger's calls meet, as of now."""
+    """What a logger's calls meet, as of now. It never changes."""
     cdef uint64_t epoch
     cdef unsigned int tag             # the class's when this was made
     cdef bint stock                   # nothing is overridden; else no other field is set
@@ -65,8 +73,11 @@ cdef class Route:
 
 def set_attribute(self, name, value):
     """__setattr__: as usual, and the next call looks everything up anew."""
+    cdef bint replaced = name == "handlers" and name in self.__dict__
     object.__setattr__(self, name, value)
     forget_routes()
+    if replaced:
+        drop_routes()
 
 
 def delete_attribute(self, name):
@@ -77,8 +88,22 @@ def delete_attribute(self, name):
 
 def forget_routes():
     """Have every logger look its route up anew."""
-    global epoch
-    epoch += 1
+    add_seq_cst(&epoch, 1)
+
+
+# By id(): the loggers that have a route.
+cdef object routed = weakref.WeakValueDictionary()
+
+
+cdef int drop_routes() except -1:
+    """From 3.14 on removeHandler() replaces the list: no route may keep the old one, and what is
+    in it, alive.
+    """
+    for reference in routed.valuerefs():
+        logger = reference()
+        if logger is not None:
+            logger.__dict__.pop("_fastlog_route", None)
+    return 0
 
 
 cdef bint overrides_steps(object cls, dict own) except -1:
@@ -101,7 +126,8 @@ cdef bint tells_changes(object logger) except -1:
 
 cdef Route find_route(object self, dict own):
     cdef Route route = Route()
-    route.epoch = epoch
+    route.epoch = load_acquire(&epoch)
+    route.tag = given_tag(type(self))
     route.stock = (tells_changes(self) and not overrides_steps(type(self), own)
                    and type(self.filters) is list and type(self._cache) is dict)
     if route.stock:
@@ -111,8 +137,8 @@ cdef Route find_route(object self, dict own):
         route.filters = self.filters
         route.handlers = find_handlers(self)
         route.whole = route.handlers is not None
-    route.tag = class_tag(type(self))    # after the look-ups, which give the class one
     own["_fastlog_route"] = route
+    routed[id(self)] = self
     return route
 
 
@@ -129,11 +155,12 @@ cdef list find_handlers(object logger):
 
 cdef inline Route route_of(object self):
     cdef dict own = PyObject_GenericGetDict(self, NULL)
-    cdef PyObject *last = PyDict_GetItemWithError(own, "_fastlog_route")
     cdef Route route
-    if last != NULL and type(<object>last) is Route:
+    last = dict_find(own, "_fastlog_route", None)
+    if type(last) is Route:
         route = <Route>last
-        if route.epoch == epoch and route.tag == class_tag(type(self)) and route.tag != 0:
+        if (route.epoch == load_acquire(&epoch) and route.tag == class_tag(type(self))
+                and route.tag != 0):
             return route
     return find_route(self, own)
 
@@ -190,11 +217,10 @@ cdef inline int64_t time_now() noexcept:
 
 cdef bint is_enabled(object self, Route route, object level) except -1:
     """Logger.isEnabledFor."""
-    cdef PyObject *known
-    if route.disabled:
+    if route.disabled or (handling is not None and getattr(handling, "in_progress", False)):
         return False
-    known = PyDict_GetItemWithError(route.cache, level)
-    return <object>known if known != NULL else stock_calls["isEnabledFor"](self, level)
+    known = dict_find(route.cache, level, None)
+    return known if known is not None else stock_calls["isEnabledFor"](self, level)
 
 
 cdef object log(object self, str name, object level, PyObject *const *args, Py_ssize_t first,
@@ -246,13 +272,20 @@ cdef bint emit(Route route, Call *call, Options *options) except -1:
         if count > 1 or (count and handler is not None):
             return False
         if count:
-            handler = handlers[0]
+            handler = list_first(handlers)
     if handler is None:
         return False
     now = find_snapshot(handler)
     if now is None or not takes_calls(now):
         return False
-    emit_call(handler, now, call)
+    if handling is None:
+        emit_call(handler, now, call)
+        return True
+    handling.in_progress = True
+    try:
+        emit_call(handler, now, call)
+    finally:
+        handling.in_progress = False
     return True
 
 
@@ -275,7 +308,7 @@ cdef int handle(object self, Route route, object record) except -1:
     """Logger.handle and Logger.callHandlers."""
     cdef bint found = False
     cdef object logger = self
-    if route.filters:
+    if route.filters or handling is not None:
         self.handle(record)
         return 0
     while logger:

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """LogRecord.getMessage: msg % args, and the same without making a str of it.
 
 A message is a constant of the program, nearly always, so what `%` finds in it is
@@ -12,6 +12,7 @@ from cpython.unicode cimport PyUnicode_Format
 
 from fastlog._message cimport (Message, message_add, message_add_bytes, message_add_number,
                                message_begin, message_end, message_join, message_own)
+from fastlog._shared cimport FREE_THREADED, PyThreadState_GetDict, dict_find
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -42,7 +43,30 @@ cdef struct Slot:
     PyObject *msg                 # a reference, so no other message gets its address
     PyObject *compiled            # likewise; NULL: not yet; None: it cannot be
 
-cdef Slot slots[SLOTS]
+cdef Slot shared_slots[SLOTS]     # under the GIL
+
+
+cdef class Table:
+    """The slots of one thread, where there is no GIL."""
+    cdef Slot slots[SLOTS]
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(SLOTS):
+            Py_XDECREF(self.slots[i].msg)
+            Py_XDECREF(self.slots[i].compiled)
+
+
+cdef inline Slot *slots_here() except NULL:
+    return slots_of_thread() if FREE_THREADED else shared_slots
+
+
+cdef Slot *slots_of_thread() except NULL:
+    cdef dict own = <dict>PyThreadState_GetDict()
+    table = dict_find(own, Table, None)
+    if table is None:
+        table = own[Table] = Table()
+    return (<Table>table).slots           # which `own` keeps
 
 # Not compiled here: importing would take longer.
 cdef str PATTERN = (
@@ -81,7 +105,7 @@ cdef object compile_message(str msg):
 
 cdef object find_compiled(object msg):
     """What compile_message(msg) returns, or None, the first time that this msg is met."""
-    cdef Slot *slot = &slots[(<size_t><PyObject *>msg >> 4) % SLOTS]
+    cdef Slot *slot = &slots_here()[(<size_t><PyObject *>msg >> 4) % SLOTS]
     if slot.msg != <PyObject *>msg:
         # A message that was made for this call alone is not worth the work.
         if len(msg) <= LENGTH_MAX:

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """What LogRecord.__init__ finds out, natively, and a LogRecord that has it.
 
 The facts are those of CPython, Lib/logging/__init__.py: LogRecord, Logger.findCaller.
@@ -10,13 +10,16 @@ import threading
 import time
 from collections.abc import Mapping
 
-from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_Next
+cimport cython
+from cpython.dict cimport PyDict_Copy, PyDict_Next
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
-from fastlog._watch cimport PyTypeObject, Watch, class_tag, watch_holds
+from fastlog._atomics cimport atomic_u64, load_relaxed, store_relaxed
+from fastlog._shared cimport FREE_THREADED, dict_find
+from fastlog._watch cimport PyTypeObject, Watch, class_tag, given_tag, watch_holds
 
 cdef extern from "Python.h":
     ctypedef struct PyFrameObject
@@ -29,7 +32,7 @@ cdef extern from "Python.h":
 cdef object LogRecord = logging.LogRecord
 cdef dict stock_methods = {name: getattr(LogRecord, name) for name in (
     "__init__", "__new__", "__setattr__", "__getattribute__", "getMessage")}
-cdef unsigned int stock_tag = 0       # LogRecord's when it was last found to be stock
+cdef atomic_u64 stock_tag             # LogRecord's when it was last found to be stock
 cdef dict logging_names = vars(logging)
 cdef dict time_names = vars(time)
 
@@ -53,11 +56,15 @@ for _name in ("_is_internal_frame", "currentframe"):
     if _name in logging_names:
         stock_names[_name] = logging_names[_name]
 stock_names["_logRecordFactory"] = LogRecord
+cdef Watch surroundings = Watch()     # of them and the clock
+surroundings.expect(logging_names, stock_names, False)
+surroundings.expect(time_names, {clock_name: stock_clock}, False)
+
 cdef dict level_names = logging._levelToName
 cdef enum:
     USUAL_LEVELS = 6                  # NOTSET to CRITICAL
 cdef list usual_names = [None] * USUAL_LEVELS
-cdef Watch surroundings = None        # while they and the clock are known to be stock
+cdef Watch names_watch = None         # while usual_names are theirs
 
 # All that a LogRecord has, in its order.
 cdef dict template = dict(vars(LogRecord("", 0, "", 0, "", (), None)))
@@ -66,6 +73,7 @@ cdef dict template = dict(vars(LogRecord("", 0, "", 0, "", (), None)))
 cdef class Origin:
     """What a source file's name tells."""
     cdef object filename, module
+    cdef object source                # the logging._srcfile that it was made for
     cdef bint internal                # a frame that findCaller passes over
 
 
@@ -73,11 +81,11 @@ cdef class Origin:
 cdef dict origins = {}
 cdef enum:
     ORIGINS_MAX = 1000
-cdef object origins_for = None        # the logging._srcfile that they were made for
 
 
-cdef Origin new_origin(object pathname):
+cdef Origin new_origin(object pathname, object source):
     cdef Origin origin = Origin()
+    origin.source = source
     try:
         origin.filename = os.path.basename(pathname)
         origin.module = os.path.splitext(origin.filename)[0]
@@ -85,7 +93,7 @@ cdef Origin new_origin(object pathname):
         origin.filename = pathname
         origin.module = "Unknown module"
     name = os.path.normcase(pathname)
-    origin.internal = name == origins_for or (
+    origin.internal = name == source or (
         not counts_internal_frames and "importlib" in name and "_bootstrap" in name)
     if len(origins) >= ORIGINS_MAX:
         origins.clear()
@@ -93,14 +101,16 @@ cdef Origin new_origin(object pathname):
     return origin
 
 
-cdef inline Origin origin_of(object pathname):
-    cdef PyObject *known = PyDict_GetItem(origins, pathname)
-    return <Origin>known if known != NULL else new_origin(pathname)
+cdef inline Origin origin_of(object pathname, object source):
+    known = dict_find(origins, pathname, None)
+    if known is not None and (<Origin>known).source is source:
+        return <Origin>known
+    return new_origin(pathname, source)
 
 
 cdef Caller unknown_caller():
     cdef Caller caller = Caller()
-    cdef Origin origin = origin_of("(unknown file)")
+    cdef Origin origin = origin_of("(unknown file)", None)
     caller.pathname, caller.lineno, caller.function = "(unknown file)", 0, "(unknown function)"
     caller.filename, caller.module = origin.filename, origin.module
     return caller
@@ -108,31 +118,27 @@ cdef Caller unknown_caller():
 
 cdef Caller find_caller(long stacklevel):
     """Where the code stands that called the native function: Logger.findCaller."""
-    global origins_for
     cdef PyObject *frame = <PyObject *>PyEval_GetFrame()
     cdef Caller caller
     cdef Origin origin
     source = logging_names.get("_srcfile")
     if not source or frame == NULL:
         return unknown_caller()
-    if source is not origins_for:
-        origins.clear()
-        origins_for = source
     held = <object>frame
     if counts_internal_frames:
         held = frame_back(held, stacklevel)
         code = code_of(held)
-        origin = origin_of(code.co_filename)
+        origin = origin_of(code.co_filename, source)
         while origin.internal:
             held = held.f_back
             if held is None:
                 return unknown_caller()
             code = code_of(held)
-            origin = origin_of(code.co_filename)
+            origin = origin_of(code.co_filename, source)
     else:
         while True:
             code = code_of(held)
-            origin = origin_of(code.co_filename)
+            origin = origin_of(code.co_filename, source)
             stacklevel -= not origin.internal
             outer = held.f_back if stacklevel > 0 else None
             if outer is None:
@@ -178,13 +184,24 @@ cdef bint facts_read(Facts *facts, dict attributes, int count) except -1:
     Returns False if they are not the stock ones in the stock order. Else they are
     borrowed: facts_hold() must come before any code that could change the record.
     """
-    cdef Py_ssize_t position = 0
-    cdef PyObject *key
-    cdef int i
     facts.count = count
     facts.held = 0
     if not known_order:
         return False
+    if not FREE_THREADED:
+        return facts_walk(facts, attributes, count)
+    # Any code can run meanwhile, in other threads.
+    with cython.critical_section(attributes):
+        if not facts_walk(facts, attributes, count):
+            return False
+        facts_hold(facts)
+    return True
+
+
+cdef inline bint facts_walk(Facts *facts, dict attributes, int count) noexcept:
+    cdef Py_ssize_t position = 0
+    cdef PyObject *key
+    cdef int i
     for i in range(count):
         if (not PyDict_Next(attributes, &position, &key, &facts.values[i])
                 or key != PyList_GET_ITEM(field_names, i)):
@@ -278,38 +295,32 @@ cdef object task_name():
 
 cdef bint class_is_stock() except -1:
     """Whether LogRecord is as CPython has it."""
-    global stock_tag
-    if stock_tag == 0 or stock_tag != class_tag(LogRecord):
-        stock_tag = 0
+    cdef unsigned int tag = class_tag(LogRecord)
+    if tag == 0 or load_relaxed(&stock_tag) != tag:
+        tag = given_tag(LogRecord)
         for name, function in stock_methods.items():
             if getattr(LogRecord, name) is not function:
                 return False
         if not template.keys().isdisjoint(vars(LogRecord)):   # a property in an attribute's place
             return False
-        stock_tag = class_tag(LogRecord)
+        store_relaxed(&stock_tag, tag)
     return True
 
 
 cdef bint record_is_stock() except -1:
     """Whether a call would make a LogRecord as make_record() does."""
-    global surroundings
-    if surroundings is None or not watch_holds(surroundings):
-        surroundings = None
-        for name, value in stock_names.items():
-            if logging_names.get(name) is not value:
-                return False
-        if time_names[clock_name] is not stock_clock:
-            return False
-        surroundings = Watch()
-        surroundings.add(logging_names, tuple(stock_names))
-        surroundings.add(time_names, (clock_name,))
-        surroundings.add(level_names, None)
-        usual_names[:] = [level_names.get(10 * i) for i in range(USUAL_LEVELS)]
-    return class_is_stock()
+    return watch_holds(surroundings) and class_is_stock()
 
 
 cdef object level_name(object level, long number):
     """The name of a level, None for one without. After record_is_stock()."""
+    global names_watch
+    if FREE_THREADED:
+        return dict_find(level_names, level, None)
+    if names_watch is None or not watch_holds(names_watch):
+        names_watch = Watch()
+        names_watch.add(level_names, None)
+        usual_names[:] = [level_names.get(10 * i) for i in range(USUAL_LEVELS)]
     if 0 <= number < 10 * USUAL_LEVELS and number % 10 == 0:
         return usual_names[number // 10]
     return level_names.get(level)

@@ -2,6 +2,7 @@
  *
  * Up to CPython 3.11 each dict has one of its own (PEP 509). From 3.12 on there
  * are dict watchers (C API, "Dict Watcher"): one count of all changes is kept.
+ * Without a GIL, a watcher is called with the dict's lock held, before the change.
  */
 #ifndef FASTLOG_WATCH_H
 #define FASTLOG_WATCH_H
@@ -18,19 +19,31 @@ static int watch_count_change(PyDict_WatchEvent event, PyObject *dict, PyObject 
                               PyObject *value)
 {
     (void)dict, (void)key, (void)value;
-    watch_changes += event != PyDict_EVENT_DEALLOCATED;
+    if (event != PyDict_EVENT_DEALLOCATED)
+        __atomic_add_fetch(&watch_changes, 1, __ATOMIC_RELEASE);
     return 0;
 }
 
-/* Begin to watch; returns where the number stands, or NULL with an exception set. */
+/* Once, when the module is imported. -1 with an exception set. */
+static inline int watch_prepare(void)
+{
+    watch_id = PyDict_AddWatcher(watch_count_change);
+    return watch_id < 0 ? -1 : 0;
+}
+
+/* Begin to watch a dict, which the caller has locked; returns where the number stands, or
+ * NULL with an exception set. */
 static inline const uint64_t *watch_begin(PyObject *dict)
 {
-    if (watch_id < 0 && (watch_id = PyDict_AddWatcher(watch_count_change)) < 0)
-        return NULL;
     return PyDict_Watch(watch_id, dict) < 0 ? NULL : &watch_changes;
 }
 
 #else
+
+static inline int watch_prepare(void)
+{
+    return 0;
+}
 
 static inline const uint64_t *watch_begin(PyObject *dict)
 {
@@ -38,4 +51,10 @@ static inline const uint64_t *watch_begin(PyObject *dict)
 }
 
 #endif
+
+static inline uint64_t watch_read(const uint64_t *number)
+{
+    return __atomic_load_n(number, __ATOMIC_ACQUIRE);
+}
+
 #endif

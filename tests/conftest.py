@@ -164,6 +164,22 @@ def logger_for():
 
 
 @pytest.fixture
+def with_gil():
+    """For tests that fork while other threads run. Without a GIL the child may find locks of
+    Python's own taken for ever: with 3.13.5 the standard library's handlers hang there, too.
+    """
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("this Python has no GIL")
+
+
+@pytest.fixture
+def nested_calls():
+    """For tests that log while a record is handled, in the same thread."""
+    if hasattr(logging.Logger, "_is_disabled"):
+        pytest.skip("this version of Python drops such records")
+
+
+@pytest.fixture
 def missing():
     """Skips the test, unless what is missing must be here."""
     def skip(package):

@@ -260,6 +260,7 @@ time.sleep(60)
 """, directory / "nobody", returncode=-signal.SIGTERM)
 
 
+@pytest.mark.usefixtures("with_gil")     # else fork waits for the thread that drains
 def test_fork_during_a_drain(run_python, directory):
     """The child is not in that drain: it can close its handlers, and crash itself."""
     done = run_python(NOBODY + """
@@ -328,6 +329,7 @@ def read_slowly(sink):
 
 
 @pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
+@pytest.mark.usefixtures("nested_calls")
 def test_program_that_goes_on_in_the_middle_of_a_record(run_python, make_sink, overflow):
     """An earlier disposition puts the fault right: what came behind the record was sent by then,
     and the record is finished and sent, each once.

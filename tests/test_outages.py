@@ -102,6 +102,7 @@ def test_without_stderr(make_handler, logger_for, monkeypatch, directory, stderr
     handler.close()
 
 
+@pytest.mark.usefixtures("nested_calls")
 def test_stderr_that_logs(make_handler, make_sink, logger_for, directory):
     """With stderr redirected into logging, the line is a record like others, not a recursion."""
     handler = make_handler(directory / "log")

@@ -3,6 +3,7 @@ import logging
 import mmap
 import signal
 import socket
+import sysconfig
 import threading
 import time
 
@@ -231,7 +232,9 @@ def test_drop_oldest_in_threads(make_handler, sink, logger_for):
     done.set()
     reader.join()
     stats = handler.stats()
-    assert stats.accepted == stats.sent + stats.discarded and stats.dropped == 0
+    assert stats.accepted == stats.sent + stats.discarded
+    # Without a GIL the oldest record may be one that its thread is just writing.
+    assert stats.dropped == 0 or sysconfig.get_config_var("Py_GIL_DISABLED")
     last = {}
     ours = [each for each in received if b"fastlog" not in each]
     for datagram in ours:

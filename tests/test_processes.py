@@ -66,6 +66,7 @@ def by_source(lines):
 
 @pytest.mark.parametrize("fork, children", [("os.fork", 15), ("ctypes.PyDLL(None).fork", 5)],
                          ids=["python", "c"])
+@pytest.mark.usefixtures("with_gil")
 def test_fork_under_logging_threads(run_python, sink, collector, fork, children):
     """Each child's 100 records and all of the parent's, once and in order."""
     out = run_python(PROGRAM + f"""
@@ -255,6 +256,7 @@ log.info("record 1")
     assert by_source(collector.expect(2)) == {"record": [0, 1]}
 
 
+@pytest.mark.usefixtures("nested_calls")
 def test_logging_in_a_signal_handler(run_python, sink, collector):
     """Signals that interrupt logging calls log by themselves: no deadlock, nothing lost."""
     out = run_python(PROGRAM + """

@@ -62,6 +62,7 @@ def check(received):
     assert received == [b"<14>master 0\0", *(b"<14>worker %d\0" % n for n in range(50))]
 
 
+@pytest.mark.usefixtures("with_gil")
 def test_uwsgi(application, directory, sink):
     """uWSGI forks its workers in C, from a master that has loaded the application."""
     web = str(directory / "web")

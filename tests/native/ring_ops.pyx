@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """The operations of a ring, for Python: test_ring_model.py compares them with a deque.
 
 The GIL is given up where a damaged ring could make a loop endless, so that a test's time limit

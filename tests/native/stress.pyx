@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Native threads over the ring and the writer: the same inline code that `_core` compiles.
 
 test_sanitizers.py builds this module with a sanitizer and calls run_ring() and
