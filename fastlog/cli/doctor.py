@@ -1,7 +1,6 @@
 """python -m fastlog doctor: what a log line would meet here and now."""
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
@@ -267,7 +266,6 @@ def _queue(length: int) -> Finding:
                    "the daemon anew.")
 
 
-@functools.cache
 def _datagram_sizes() -> tuple[int, int]:
     """Bytes of the longest datagram to a unix socket, as the buffer is and as far as it goes."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
