@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+TEST_TOOLS ?= test
 CHAOS_ARGS ?= --seconds 180 --soak 10000000
 
 bin = $(VENV)/bin
@@ -38,11 +39,13 @@ help:
 demo: $(VENV)/installed daemons
 	$(bin)/fastlog demo
 
-test: $(VENV)/installed $(VENV)/tools-test daemons
+test: $(VENV)/installed $(VENV)/tools-$(TEST_TOOLS) daemons
 	$(bin)/pytest $(PYTEST_ARGS)
 
 test-freethreaded: $(freethreaded)
-	PYTHON_GIL=0 $(MAKE) test PYTHON="$(abspath $(freethreaded))" VENV=.venv-3.13t
+	PYTHON_GIL=0 $(MAKE) test PYTHON="$(abspath $(freethreaded))" VENV=.venv-3.13t \
+	    TEST_TOOLS=test-core \
+	    PYTEST_ARGS="--ignore=tests/test_examples.py --ignore=tests/test_servers.py $(PYTEST_ARGS)"
 
 $(freethreaded):
 	tests/native/python-freethreaded .python3.13t

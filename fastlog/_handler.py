@@ -105,12 +105,11 @@ class EngineHandler(logging.handlers.SysLogHandler):
             spool, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
 
     def _end_child(self) -> None:
-        """At the end of a child that runs no exit functions: deliver; an empty spool is removed."""
+        """At the end of a child that runs no exit functions: deliver, and say what is left."""
         self.flush()
         if self._note_losses(during_trouble=True):
             self.flush()
-        if self._engine.spool_path():
-            self._close_engine(0.0)
+        self._close_engine(0.0)
 
     handle = _emit.handle
     emit = _emit.emit

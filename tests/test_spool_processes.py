@@ -327,10 +327,12 @@ os.wait()
                     f"{spool}.{pid}")
 
 
-def test_child_of_multiprocessing_says_where_its_records_are(run_python, directory, spool):
+@pytest.mark.parametrize("spooled", [True, False])
+def test_child_of_multiprocessing_says_where_its_records_are(run_python, directory, spool,
+                                                             spooled):
     done = run_python("""
 import logging, multiprocessing, os, sys, fastlog
-handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16,
+handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2] or None, capacity=1 << 16,
                                 close_timeout=0.0)
 sys.stderr = sys.stdout
 log = logging.Logger("x")
@@ -338,11 +340,13 @@ log.addHandler(handler)
 process = multiprocessing.get_context("fork").Process(target=log.info, args=("child",))
 process.start()
 process.join()
-print(process.pid)
-""", directory / "log", spool)
-    *_, said, pid = done.splitlines()
-    assert said == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
-                    f"{spool}.{pid}")
+print(process.pid, process.exitcode)
+""", directory / "log", spool if spooled else "")
+    *lines, end = done.splitlines()
+    pid, status = end.split()
+    assert status == "0"
+    assert lines[-1:] == [f"fastlog: 1 records were not delivered to {directory}/log"
+                          + (f"; they are kept in {spool}.{pid}" if spooled else "")]
 
 
 def leave_many(leave, spool, count):
