@@ -171,7 +171,8 @@ cdef int forget_snapshot(object self) except -1:
     last = self.__dict__.pop("_fastlog_snapshot", None)
     if FREE_THREADED and last is not None:
         for each in list((<dict?>last).values()):
-            store_seq_cst(&(<Snapshot?>each).state, OUT_OF_DATE)
+            if type(each) is Snapshot:
+                store_seq_cst(&(<Snapshot>each).state, OUT_OF_DATE)
     elif type(last) is Snapshot:
         store_seq_cst(&(<Snapshot>last).state, OUT_OF_DATE)
     return 0
