@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastlog._emit import Envelope
-    from fastlog._spool import Leftovers
+    from fastlog._leftovers import Leftovers
     from fastlog._stats import Stats
 
 
@@ -89,7 +89,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
                     make_engine: Callable[..., Engine],
                     destination: tuple[list[str], str, int, int, int]) -> None:
         """Have the ring in a file, and send what others left there and beside it."""
-        from fastlog import _spool
+        from fastlog import _leftovers, _spool
 
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"spool must be a str, os.PathLike or None, not {type(path).__name__}")
@@ -97,11 +97,11 @@ class EngineHandler(logging.handlers.SysLogHandler):
             raise ValueError(f"spool must be the path of a file, not {path!r}")
         spool = _spool.Spool(path, capacity, _spool.destination(*destination))
         self._engine = make_engine(capacity=capacity, spool=spool)
-        found = _spool.describe(self._engine)
+        found = _leftovers.describe(self._engine)
         if found:
             self._tell(f"{found} in {spool.path}")
             self._engine.start()
-        self._leftovers = _spool.Leftovers(
+        self._leftovers = _leftovers.Leftovers(
             spool, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
 
     def _end_child(self) -> None:

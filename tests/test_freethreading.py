@@ -132,7 +132,7 @@ def test_import_leaves_the_gil_off():
     """No module of fastlog brings the GIL back, those included that are imported when needed."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c",
-         "import sys, fastlog, fastlog._crash, fastlog._spool, fastlog.journal\n"
+         "import sys, fastlog, fastlog._crash, fastlog._leftovers, fastlog.journal\n"
          "assert not sys._is_gil_enabled()"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

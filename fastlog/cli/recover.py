@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from fastlog import _options
 from fastlog._core import Engine
-from fastlog._spool import Spool, describe, destination, explain, is_stream, siblings
+from fastlog._leftovers import describe, explain, siblings
+from fastlog._spool import Spool, destination, is_stream
 
 if TYPE_CHECKING:
     import argparse
