@@ -60,8 +60,6 @@ def reader(sink):
 def start(reader):
     """Starts a program in examples/; what still runs at the end is killed."""
     processes = []
-    # In the background of a shell SIGINT is ignored, and the programs would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*command, **variables):
         environment = {**os.environ, "SYSLOG_SOCKET": reader.sink.path,
@@ -76,7 +74,6 @@ def start(reader):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    signal.signal(signal.SIGINT, before)
 
 
 def stop(process, number=signal.SIGTERM):
