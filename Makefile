@@ -32,7 +32,7 @@ help:
 	@echo 'make docs    the documentation as a site, in $(VENV)/docs'
 	@echo 'make lint    ruff, cython-lint, mypy, stubtest'
 	@echo 'make sdist   the source distribution, in dist/'
-	@echo 'make setup   everything that the others need, daemons included'
+	@echo 'make setup   what demo, test, lint, chaos and sanitize need, daemons included'
 	@echo 'make clean   remove what was built'
 	@echo 'PYTHON=python3.13 VENV=.venv-3.13 choose another interpreter'
 

@@ -1,4 +1,4 @@
-"""Coroutines that log: no call waits for the daemon, so none holds up the event loop.
+"""Coroutines that log: with `drop_new` no call waits for the daemon and holds the event loop up.
 
 Run: python asyncio_app.py    (SYSLOG_SOCKET names another socket than /dev/log)
 """
@@ -31,6 +31,6 @@ async def main():
 if __name__ == "__main__":
     handler = fastlog.SysLogHandler(
         os.environ.get("SYSLOG_SOCKET"), "local0", ident="shop: ",
-        overflow="drop_new")  # a full ring drops: "block" would wait for room, for 0.2 s at most
+        overflow="drop_new")  # a full ring drops; "block" would wait while the daemon takes records
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(name)s: %(message)s")
     asyncio.run(main())

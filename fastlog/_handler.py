@@ -149,7 +149,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
             self._stop(self.close_timeout)
 
     def __reduce__(self) -> str:
-        raise TypeError(f"a fastlog.{type(self).__name__} cannot be pickled or copied in depth: "
+        raise TypeError(f"a fastlog.{type(self).__name__} cannot be pickled or copied: "
                         "it has a thread and a socket; make one in each process")
 
     def _stop(self, timeout: float) -> None:

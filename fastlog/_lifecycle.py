@@ -73,8 +73,8 @@ def enable_crash_drain(timeout: float = 2.0) -> None:
     no handler for it, the thread that got the signal waits until the writers have
     sent all that was accepted; then the earlier disposition of the signal runs.
 
-    timeout: seconds that this may take in all. A daemon that is down is not waited
-        for any longer.
+    timeout: seconds that this may take in all; so long a daemon that is down is
+        waited for.
 
     Of no help against SIGKILL and os._exit(): that is what `spool` is for. The
     handler of the signal runs on an alternate stack in the thread that calls this,

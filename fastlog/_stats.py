@@ -16,7 +16,7 @@ Records that it found in its spool count as accepted.
 `submitted == accepted + dropped` and `accepted == sent + discarded + pending`, whenever read.
 """
 for _field, _doc in {
-    "submitted": "Records that reached the handler.",
+    "submitted": "Records that were to go into the ring.",
     "accepted": "Records that found room in the ring.",
     "sent": "Records handed to the kernel.",
     "dropped": "Records refused because there was no room.",

@@ -23,8 +23,8 @@ class SysLogHandler(EngineHandler):
 
     The bytes are those of `logging.handlers.SysLogHandler` (CPython,
     Lib/logging/handlers.py), whose attributes and methods are all here.
-    Thread-safe; the call takes no lock unless a subclass overrides `emit`, or
-    the formatter is not a plain `logging.Formatter`.
+    Thread-safe; while there is room the call takes no lock, unless a subclass
+    overrides a step of it or the formatter is not a plain `logging.Formatter`.
 
     address: path of a unix socket (str or PathLike; a leading NUL means the
         abstract namespace), or (host, port). None: /dev/log, else
@@ -64,7 +64,7 @@ class SysLogHandler(EngineHandler):
         whatever their severity.
     block_timeout: seconds; default 0.2.
     linger: seconds after which the writer looks again for records while they
-        keep coming, default 0.002. While none come this grows up to 16 times,
+        keep coming, default 0.002. While few come this grows up to 16 times,
         which is the longest that a record below urgent_level is held back. 0:
         never hold a record back; each costs a wake-up when the writer sleeps.
     urgent_level: records of this level and above (number or name) leave at

@@ -27,8 +27,8 @@ class JournalHandler(EngineHandler):
     library of systemd's. An entry has MESSAGE, as the formatter makes it, a traceback included;
     PRIORITY, SYSLOG_FACILITY, SYSLOG_IDENTIFIER, SYSLOG_TIMESTAMP (when the record was made, to
     the microsecond: journald's own is when it took it), LOGGER, CODE_FILE, CODE_LINE, CODE_FUNC,
-    THREAD_NAME, and EXCEPTION_TEXT if there is one. Values may have many lines, and be of any
-    length up to a quarter of `capacity`; in longer ones a mark stands for the end.
+    THREAD_NAME, and EXCEPTION_TEXT if there is one. Values may have many lines. An entry fills half
+    of `capacity` at the most, `extra` half of that; a mark stands for what is cut off.
 
     What a call gives by `extra` becomes a field: its name in capitals, "_" for what is not A-Z,
     0-9 or "_", "X_" in front where that begins with no letter or is one of the names above, cut at

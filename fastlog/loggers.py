@@ -9,9 +9,9 @@ from fastlog import _logger
 class Logger(logging.Logger):
     """A logging.Logger whose calls make no LogRecord where no one needs it.
 
-    No LogRecord is made if every handler that the call meets is a
-    fastlog.SysLogHandler with a plain logging.Formatter, there are no filters,
-    and the call has neither `extra` nor `exc_info`. In all other cases one is
+    No LogRecord is made if the one handler that the call meets is fastlog's, with
+    a plain logging.Formatter that needs none, there are no filters, and the call
+    has neither `extra`, `exc_info` nor `stack_info`. In all other cases one is
     made, natively, and handled as always. Subclasses and patches that replace
     steps of a call get the standard library's code.
 

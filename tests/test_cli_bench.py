@@ -92,9 +92,10 @@ def test_open_loop_counts_from_when_a_call_was_due():
 
 
 @pytest.mark.parametrize("arguments", [["--rate", "0"], ["--rate", "x"], ["--seconds", "-1"],
-                                       ["--seconds", "inf"]])
+                                       ["--seconds", "inf"], ["--seconds", "nan"]])
 def test_bad_command_line(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["bench", *arguments])
     assert caught.value.code == 2
-    assert "usage: fastlog bench" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "usage: fastlog bench" in said and f"{arguments[1]!r} is no positive number" in said

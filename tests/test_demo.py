@@ -49,13 +49,16 @@ def test_check_finds_what_is_wrong(lines, problem):
     assert found is None if problem is None else problem in found
 
 
-@pytest.mark.parametrize("arguments", [[], ["demo", "--records", "0"], ["demo", "--threads", "x"],
-                                       ["nonsense"]])
-def test_bad_command_line(arguments, capsys):
+@pytest.mark.parametrize("arguments, words", [
+    ([], "required: COMMAND"), (["nonsense"], "invalid choice: 'nonsense'"),
+    (["demo", "--records", "0"], "'0' is no positive number"),
+    (["demo", "--threads", "x"], "'x' is no positive number")])
+def test_bad_command_line(arguments, words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: fastlog" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "usage: fastlog" in said and words in said
 
 
 def test_percentile_is_the_nearest_rank():

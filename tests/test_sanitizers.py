@@ -2,7 +2,7 @@
 
 tests/native/stress.pyx is built from a copy of the package's native sources,
 with a sanitizer, and run in an interpreter of its own. So that a clean run
-means something, each memory order is then weakened in turn: that must be seen.
+means something, memory orders are then weakened one by one: that must be seen.
 """
 import subprocess
 import sys

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import fastlog
+from fastlog.cli import positive
 from fastlog.cli.daemon import wait_until
 from fastlog.cli.measure import percentile
 from fastlog.cli.receiver import Receiver
@@ -125,19 +126,12 @@ def add_parser(commands: Any) -> None:
                     "private rsyslogd (or, without one, a small receiver), and checks that all "
                     "records arrive. Best on a machine that does nothing else. Touches nothing of "
                     "the machine's own syslog.")
-    parser.add_argument("--rate", type=_positive, default=10_000, metavar="N",
+    parser.add_argument("--rate", type=positive(float), default=10_000, metavar="N",
                         help="records a second of the paced part (default: %(default)s)")
-    parser.add_argument("--seconds", type=_positive, default=2.0, metavar="S",
+    parser.add_argument("--seconds", type=positive(float), default=2.0, metavar="S",
                         help="of the paced part, for each handler (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import fastlog
+from fastlog.cli import positive
 from fastlog.cli.measure import percentile, time_paced
 from fastlog.cli.receiver import Receiver
 from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
@@ -31,18 +32,11 @@ def add_parser(commands: Any) -> None:
         description="Starts a private rsyslogd (or, without one, a small receiver), logs to it "
                     "from several threads and checks the file it writes. Touches nothing of the "
                     "machine's own syslog.")
-    parser.add_argument("--records", type=_positive, default=200_000, metavar="N",
+    parser.add_argument("--records", type=positive(int), default=200_000, metavar="N",
                         help="records to log in all (default: %(default)s)")
-    parser.add_argument("--threads", type=_positive, default=4, metavar="N",
+    parser.add_argument("--threads", type=positive(int), default=4, metavar="N",
                         help="threads that log (default: %(default)s)")
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def run(options: argparse.Namespace) -> int:
