@@ -1,6 +1,7 @@
 """What the tests share: sinks, loggers, daemons, and Python in a subprocess."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -46,6 +47,29 @@ def directory():
         yield Path(path)
 
 
+FILLER = b"MESSAGE=filler\n"     # harmless to a journald, too
+
+
+def fill_datagram_queue(path):
+    """Have the queue of a socket full, as that of a daemon which hangs. Returns what it took."""
+    count, before = 0, -1
+    while count != before:     # a sender's own buffer may be full first: then another one goes on
+        before = count
+        with (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+              contextlib.suppress(BlockingIOError)):
+            sender.setblocking(False)
+            sender.connect(str(path))
+            while True:
+                sender.send(FILLER)
+                count += 1
+    return count
+
+
+@pytest.fixture
+def fill_queue():
+    return fill_datagram_queue
+
+
 class Sink:
     """A unix socket that plays the daemon: receives when asked to, and counts nothing itself."""
 
@@ -63,9 +87,21 @@ class Sink:
         if self.kind == socket.SOCK_STREAM:
             self.socket.listen()
 
+    def hang(self, room=0):
+        """Have a full queue, whatever its length; then room for so many datagrams in it."""
+        count = fill_datagram_queue(self.path)
+        for _ in range(room):
+            self.socket.recv(100)
+        return count - room
+
     def take(self, count=1):
-        """The next `count` datagrams."""
-        return [bytes(self.buffer[:self.socket.recv_into(self.buffer)]) for _ in range(count)]
+        """The next `count` datagrams, without those of hang()."""
+        taken = []
+        while len(taken) < count:
+            datagram = bytes(self.buffer[:self.socket.recv_into(self.buffer)])
+            if datagram != FILLER:
+                taken.append(datagram)
+        return taken
 
     def take_one(self):
         return self.take()[0]
@@ -309,7 +345,7 @@ def find_writers():
         try:
             if (task / "comm").read_text() == "fastlog-writer\n":
                 threads.append(task.name)
-        except FileNotFoundError:  # ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
             pass
     return threads
 

@@ -247,7 +247,7 @@ crash(signal.SIGTERM)
 def test_another_signal_during_the_drain(run_python, directory):
     """In the same thread: the first one goes on, it does not wait for itself."""
     run_python(NOBODY + """
-fastlog.enable_crash_drain(1.0)
+fastlog.enable_crash_drain(3.0)
 if os.fork() == 0:
     # The parent is in the drain once it blocks the signal.
     parent = os.getppid()
@@ -294,11 +294,14 @@ while True:
 
 
 def test_drain_does_not_wait_for_what_is_logged_meanwhile(run_python, sink):
-    """Threads that go on logging do not keep the process from its end."""
+    """Threads that go on logging do not keep the process from its end.
+
+    What the ring holds at the signal does: it is small, as the reader is slow.
+    """
     drain = threading.Thread(target=read_slowly, args=(sink,))
     drain.start()
     try:
-        run_python(NOBODY + """
+        run_python(NOBODY.replace("ident=", "capacity=1 << 14, ident=") + """
 fastlog.enable_crash_drain(1000.0)
 
 def write():

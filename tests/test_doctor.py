@@ -103,7 +103,8 @@ def test_no_send(rsyslogd, make_handler, logger_for):
     assert found["round-trip"] == ("note", "No record was sent (--no-send).")
     handler = make_handler(rsyslogd.socket)
     logger_for(handler).info("the first")
-    wait_until(rsyslogd.rest_log.exists, 20, "the record")
+    wait_until(lambda: rsyslogd.rest_log.exists() and rsyslogd.rest_log.stat().st_size, 20,
+               "the record")
     assert rsyslogd.rest_log.read_text().count("\n") == 1
 
 
@@ -181,13 +182,13 @@ def test_settings_of_rsyslog(start_rsyslogd, directory, make_handler, logger_for
     assert lines[0].endswith("x" * 20_000)
 
 
-def test_stopped_daemon(rsyslogd):
+def test_stopped_daemon(rsyslogd, fill_queue):
     """Known by its state as long as its queue has room, then by the queue as well."""
     rsyslogd.pause()
     status, text = findings("--address", rsyslogd.socket)["socket"]
     assert status == "problem" and "stopped (state T)." in text
     assert f"kill -CONT {rsyslogd.pid}" in text
-    fill(rsyslogd.socket)
+    fill_queue(rsyslogd.socket)
     found = findings("--address", rsyslogd.socket)
     assert found["socket"][0] == "problem" and "its queue is full" in found["socket"][1]
     assert found["round-trip"] == ("note", "No record was sent, as it would not arrive.")
@@ -195,19 +196,10 @@ def test_stopped_daemon(rsyslogd):
     assert findings("--address", rsyslogd.socket)["socket"][0] == "ok"
 
 
-def fill(address):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
-        sender.connect(address)
-        with pytest.raises(BlockingIOError):
-            while True:
-                sender.send(b"<14>filler")
-
-
 def test_hanging_daemon(sink):
     """It runs, but takes nothing."""
     assert findings("--address", sink.path, "--no-send")["socket"][0] == "ok"
-    fill(sink.path)
+    sink.hang()
     status, text = findings("--address", sink.path, "--no-send")["socket"]
     assert status == "problem" and "its queue is full" in text and "state T" not in text
     assert f"(pid {os.getpid()})" in text

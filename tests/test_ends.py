@@ -14,10 +14,11 @@ import ctypes, logging, os, signal, sys, time
 import fastlog
 logging.raiseExceptions = False  # what could not be delivered is told, as it should be
 address, spool, safety, end = sys.argv[1:]
-options = {"spool": spool, "close_timeout": 0.2} if safety == "spool" else {}
+options = ({"spool": spool, "close_timeout": 0.2} if safety == "spool" else
+           {"close_timeout": 30})
 handler = fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ", **options)
 if safety == "crash drain":
-    fastlog.enable_crash_drain()
+    fastlog.enable_crash_drain(30)
 log = logging.Logger("x")
 log.addHandler(handler)
 logging.getLogger().addHandler(handler)

@@ -201,13 +201,15 @@ def test_gunicorn(start, reader, directory):
     server = start("-m", "gunicorn", "-c", "gunicorn_conf.py", "--bind", f"unix:{web}",
                    "--worker-tmp-dir", directory, "gunicorn_app:application")
     ask(web, server)
+    booted = rb"<134>shop: gunicorn\.error: INFO: Booting worker.*: (\d+)\0"
+    wait_until(lambda: len(only(list(reader.received), booted)) == 2, 20, "both workers")
     assert stop(server) == ""
     received = reader.finish()
     assert server.pid not in check_orders(received)
     check_orders(received, pattern=rb'<134>shop: gunicorn\.access: INFO: .*"GET /pay/(\d+) .*\0')
     rest = [each for each in received if b"/pay/" not in each[1] and b"order " not in each[1]]
     assert (server.pid, b"<134>shop: shop.orders: INFO: application loaded\0") in rest
-    assert len(only(rest, rb"<134>shop: gunicorn\.error: INFO: Booting worker.*: (\d+)\0")) == 2
+    assert len(only(rest, booted)) == 2
     assert len(rest) == len(set(rest))
 
 
@@ -216,12 +218,13 @@ def test_fastapi(start, reader, directory):
     web = str(directory / "web")
     server = start("-m", "uvicorn", "fastapi_app:app", "--workers", "2", "--uds", web)
     ask(web, server)
+    started = b"<134>shop: uvicorn.error: INFO: Application startup complete.\0"
+    wait_until(lambda: [data for _, data in list(reader.received)].count(started) == 2, 20,
+               "both workers")
     stop(server)
     received = reader.finish()
     assert server.pid not in check_orders(received)
     check_orders(received, pattern=rb'<134>shop: uvicorn\.access: INFO: .*"GET /pay/(\d+) .*\0')
-    started = rb"<134>shop: uvicorn\.error: INFO: Application startup complete\.\0"
-    assert sum(re.fullmatch(started, data) is not None for _, data in received) == 2
 
 
 def test_django(start, reader):
@@ -237,6 +240,7 @@ def test_django(start, reader):
     check_orders(received, pattern=rb'<134>shop: django\.server: INFO: "GET /pay/(\d+) .*\0')
 
 
+@pytest.mark.timeout(120)
 def test_celery(start, reader, tmp_path):
     """A worker forks its pool. The broker keeps no order, but a child's records are in order."""
     queue = str(tmp_path / "queue")

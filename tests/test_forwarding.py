@@ -287,7 +287,7 @@ class Program:
         first, self.logged = self.logged, self.logged + count
         for number in range(first, self.logged):
             self.logger.info("record %d", number)
-        assert self.handler.flush()
+        assert self.handler.flush(30)
         return range(first, self.logged)
 
 

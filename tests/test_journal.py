@@ -375,6 +375,7 @@ def test_notice_of_losses(make_journal_handler, sink, logger_for, capsys):
     """What was lost is said in the journal, as an entry."""
     handler = make_journal_handler(sink.path, capacity=1 << 12, overflow="drop_new")
     log = logger_for(handler)
+    sink.hang()
     for _ in range(200):
         log.info("x" * 100)
     lost = handler.stats().dropped

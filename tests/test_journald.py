@@ -94,12 +94,14 @@ def test_absent_stopped_killed_restarted(journald, make_handler, logger_for):
         logging.raiseExceptions = before
 
 
-def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handler, logger_for):
+def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handler, logger_for,
+                                                   fill_queue):
     """Those that go as files, too, and in their order."""
     journald.start()
     handler = make_journal_handler(journald.native)
     log = logger_for(handler)
     journald.pause()
+    fill_queue(journald.native)
     for i in range(40):
         log.info("%d %s", i, "x" * (300_000 if i % 4 == 0 else 10))
     assert handler.flush(0.1) is False

@@ -86,9 +86,11 @@ def test_framing_keeps_an_asked_for_nul(listen, make_handler, logger_for):
 def test_a_name_is_looked_up_by_the_writer(listen, make_handler, logger_for):
     """"localhost" finds the server, whichever of its addresses the server listens on."""
     sink, (_, port) = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
-    log = logger_for(make_handler(("localhost", port)))
+    handler = make_handler(("localhost", port))
+    log = logger_for(handler)
     for i in range(10):
         log.info("%d", i)
+        assert handler.flush(20)
     # UDP to an address where nobody listens is lost without a word, the first time.
     assert int(sink.recv(100)[4:-1]) in (0, 1)
 

@@ -13,8 +13,9 @@ CAPACITY = 4 * mmap.PAGESIZE
 TEXT = "x" * 100
 
 
-def fill(handler, log):
-    """Log until a record is dropped; the sink reads nothing. Returns the number accepted."""
+def fill(handler, log, sink):
+    """Log until a record is dropped; the sink hangs. Returns the number accepted."""
+    sink.hang()
     while handler.stats().dropped == 0:
         log.info(TEXT)
     return handler.stats().accepted
@@ -24,11 +25,12 @@ def test_drop_new_never_waits(make_handler, sink, logger_for):
     """The ring's first records stay, the new ones are dropped and counted, nobody waits."""
     handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_new", block_timeout=1000.0)
     log = logger_for(handler)
+    sink.hang()
     for i in range(1000):
         log.info("%d %s", i, TEXT)
     stats = handler.stats()
     assert stats.submitted == 1000 and stats.dropped > 0
-    assert stats.accepted == stats.sent + stats.pending and not stats.stalled
+    assert stats.accepted == stats.pending and not stats.stalled
     received = sink.take(stats.accepted)
     assert received[0].startswith(b"<14>0 ")
     numbers = [int(datagram[4:].split()[0]) for datagram in received]
@@ -37,8 +39,9 @@ def test_drop_new_never_waits(make_handler, sink, logger_for):
 
 def test_block_waits_once_then_the_engine_is_stalled(make_handler, sink, logger_for):
     """The first record without room waits block_timeout; the following ones do not wait."""
-    handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=0.2)
+    handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=1.0)
     log = logger_for(handler)
+    sink.hang()
     waits = []
     for _ in range(1000):
         before = time.monotonic()
@@ -47,16 +50,16 @@ def test_block_waits_once_then_the_engine_is_stalled(make_handler, sink, logger_
     stats = handler.stats()
     assert stats.stalled and stats.dropped > 0
     assert stats.submitted == 1000 == stats.accepted + stats.dropped
-    assert sum(wait >= 0.2 for wait in waits) == 1
-    # All that had to wait did so together with the first: 500 more waits would be 100 s.
-    assert sum(waits) < 10
+    assert sum(wait >= 1.0 for wait in waits) == 1
+    # All that had to wait did so together with the first: 500 more waits would be 500 s.
+    assert sum(waits) < 20
 
 
 def test_stall_ends_with_the_first_progress(make_handler, sink, logger_for):
     """Once the daemon takes records again, records are accepted again."""
     handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=0.5)
     log = logger_for(handler)
-    accepted = fill(handler, log)
+    accepted = fill(handler, log, sink)
     assert handler.stats().stalled
     sink.take(accepted)
     assert handler.flush()
@@ -68,8 +71,9 @@ def test_stall_ends_with_the_first_progress(make_handler, sink, logger_for):
 
 def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for):
     """A slow daemon slows the program down and loses nothing, whatever block_timeout is."""
-    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=0.5)
+    handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=2.0)
     log = logger_for(handler)
+    sink.hang()
     received = []
     tick = threading.Event()
 
@@ -91,7 +95,7 @@ def test_last_eighth_is_for_warnings(make_handler, sink, logger_for):
     """Where debug and info records have filled their part, warnings and errors find room."""
     handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_new")
     log = logger_for(handler)
-    fill(handler, log)
+    fill(handler, log, sink)
     used = handler.stats().pending_bytes
     assert CAPACITY * 7 // 8 - 128 < used <= CAPACITY * 7 // 8
     accepted = 0
@@ -116,10 +120,11 @@ def test_ctrl_c_interrupts_a_waiting_call(make_handler, sink, logger_for):
 
     handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=1000.0)
     log = logger_for(handler)
+    sink.hang()
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
             while True:
                 log.info(TEXT)
     finally:
@@ -134,6 +139,7 @@ def test_threads_overflow_together(make_handler, sink, logger_for):
     """Eight threads against a daemon that takes nothing: each ends soon, the sums hold."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=0.2)
     log = logger_for(handler)
+    sink.hang()
     workers = [threading.Thread(target=lambda: [log.info(TEXT) for _ in range(200)])
                for _ in range(8)]
     for worker in workers:
@@ -154,6 +160,7 @@ def test_drop_oldest_keeps_the_newest(make_handler, sink, logger_for, capacity):
     """What is missing is the oldest of what had not been handed over, counted and told."""
     handler = make_handler(sink.path, capacity=capacity, overflow="drop_oldest")
     log = logger_for(handler)
+    sink.hang(room=10)
     for i in range(1000):
         log.info("%d %s", i, TEXT)
     stats = handler.stats()
@@ -164,7 +171,7 @@ def test_drop_oldest_keeps_the_newest(make_handler, sink, logger_for, capacity):
     numbers = [int(datagram[4:].split()[0]) for datagram in received]
     assert numbers == sorted(numbers) and numbers[-1] == 999
     # A few had gone to the daemon's queue; then the newest without a gap.
-    assert numbers[stats.sent:] == list(range(numbers[stats.sent], 1000))
+    assert stats.sent <= 10 and numbers[stats.sent:] == list(range(numbers[stats.sent], 1000))
     assert handler.flush()
     assert sink.take_one().startswith(b"<12>fastlog: %d messages lost (evicted: %d info), from"
                                       % (stats.discarded, stats.discarded))
@@ -174,6 +181,7 @@ def test_drop_oldest_leaves_the_reserve(make_handler, sink, logger_for):
     """Debug records make room among themselves: a warning finds its eighth free."""
     handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_oldest")
     log = logger_for(handler)
+    sink.hang()
     for _ in range(1000):
         log.debug(TEXT)
     discarded = handler.stats().discarded
@@ -270,6 +278,7 @@ def test_losses_add_up(make_handler, sink, logger_for):
     """By reason and severity; together they are what was dropped and discarded."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
     log = logger_for(handler)
+    sink.hang()
     for _ in range(100):
         log.debug(TEXT)
     for _ in range(100):
@@ -287,6 +296,7 @@ def test_a_lost_notice_is_made_up_for(make_handler, sink, logger_for):
     """It may find no room itself: the next one has the sum of all losses."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
     log = logger_for(handler)
+    sink.hang()
     while handler.stats().losses.get("full", {}).get("err", 0) == 0:
         log.error(TEXT)
     handler._note_losses(during_trouble=True)
@@ -304,7 +314,7 @@ def test_notice_goes_through_the_formatter(make_handler, sink, logger_for):
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
     handler.setFormatter(logging.Formatter("%(name)s|%(levelname)s|%(message)s"))
     log = logger_for(handler)
-    accepted = fill(handler, log)
+    accepted = fill(handler, log, sink)
     sink.take(accepted)
     assert handler.flush()
     assert sink.take_one().startswith(b"<12>fastlog|WARNING|fastlog: 1 messages lost (full: 1 info")

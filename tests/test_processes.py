@@ -13,7 +13,7 @@ import atexit, logging, os, signal, sys, threading, time
 import fastlog
 log = logging.getLogger("program")
 log.setLevel(logging.DEBUG)
-log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1]))
+log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1], close_timeout=30))
 """
 
 

@@ -56,7 +56,7 @@ def test_all_records_arrive_in_order(configured, rsyslogd):
         log.info("alone %d", i)
     for worker in in_threads(6, lambda n: [log.info("t%d %d", n, i) for i in range(4000)]):
         worker.join()
-    assert handler.flush()
+    assert handler.flush(30)
     rsyslogd.wait_for_lines(44_000)
     assert by_thread(rsyslogd.server_lines()) == {
         "alone": list(range(20_000)), **{f"t{n}": list(range(4000)) for n in range(6)}}
@@ -87,7 +87,7 @@ def test_stopped_daemon(configured, rsyslogd, overflow, reason):
 
     The log says so itself.
     """
-    log, handler = configured(rsyslogd.socket, capacity=1 << 18, overflow=overflow)
+    log, handler = configured(rsyslogd.socket, capacity=1 << 19, overflow=overflow)
     durations = []
     count = 0
     end = time.monotonic() + 4
@@ -104,8 +104,8 @@ def test_stopped_daemon(configured, rsyslogd, overflow, reason):
         log.info("t %d %s", count, "x" * 100)
         durations.append(time.perf_counter() - before)
         count += 1
-        if count % 20 == 0:
-            time.sleep(0.001)  # a load of some 15,000 records a second
+        if count % 5 == 0:
+            time.sleep(0.001)  # a load of some 4,000 records a second: the ring is full in a second
     assert handler.flush()
     stats = handler.stats()
     # One more than the program's: the notice.
@@ -118,8 +118,7 @@ def test_stopped_daemon(configured, rsyslogd, overflow, reason):
     numbers = by_thread(rsyslogd.server_lines())["t"]
     assert count - len(numbers) == lost
     assert numbers == sorted(set(numbers)) and numbers[-1] == count - 1
-    assert max(durations) <= 0.2 + 0.05
-    assert sum(duration > 0.05 for duration in durations) <= 3
+    assert sum(duration >= 0.2 for duration in durations) <= 1 and max(durations) < 1
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

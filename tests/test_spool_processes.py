@@ -365,7 +365,7 @@ def test_many_files(leave, make_handler, make_sink, directory, spool, threads):
     sink = make_sink()
     reader = threading.Thread(target=sink.take, args=(100,))
     reader.start()
-    assert handler.flush()
+    assert handler.flush(30)
     reader.join()
     assert sorted(os.listdir(directory)) == ["log", "spool"]
 

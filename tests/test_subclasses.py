@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import fastlog
+from fastlog.cli.daemon import wait_until
 
 
 class Unblocking(fastlog.SysLogHandler):
@@ -42,6 +43,8 @@ def test_overridden_connect(make_handler, sink, logger_for):
     for i in range(3):
         log.info("down %d", i)
         handler.flush(0.05)
+    # The next record makes a new one, once the writer has seen that this one is dead.
+    wait_until(handler._engine.wants_socket, 20, "the loss of the connection")
     sink.bind()
     log.info("back")
     assert sink.take(4) == [b"<14>down 0", b"<14>down 1", b"<14>down 2", b"<14>back"]
@@ -61,6 +64,7 @@ def test_overridden_handle_error_gets_each_dropped_record(make_handler, sink, lo
     """So that a program can put what is lost elsewhere; the exception says why."""
     handler = make_handler(sink.path, cls=Unblocking, capacity=4096, overflow="drop_new")
     log = logger_for(handler)
+    sink.hang()
     for i in range(100):
         log.info("%d %s", i, "x" * 100)
     stats = handler.stats()

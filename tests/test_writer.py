@@ -57,7 +57,7 @@ def test_idle_writer_sleeps(log, sink, threads):
 
     def settled():
         before = switches()
-        time.sleep(0.2)  # several times the longest linger
+        time.sleep(1)  # many times the longest linger
         return switches() == before
 
     wait_until(settled, 20, "the writer to fall asleep")
