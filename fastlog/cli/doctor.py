@@ -119,7 +119,7 @@ class Doctor:
             native = _describe(_guess_listener(listeners.look_at(_NATIVE)), fallback=False)
             yield Finding("ok" if native.status == "ok" else "warning", "native-socket",
                           f"For JournalHandler: {native.found}", native.todo)
-        if self.socket is None and self.default:
+        if self.missing and self.default:
             yield Finding("problem", "destination", "SysLogHandler() finds no syslog here: it "
                           "keeps records in its ring, and drops what does not fit.",
                           "Start rsyslogd or systemd-journald, or log to another machine: "
