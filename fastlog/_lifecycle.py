@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import weakref
@@ -63,6 +64,9 @@ def _register_finalizer(_: Any) -> None:
 def _flush_all() -> None:
     for handler in list(_handlers):
         handler._end_child()
+    # Since Python 3.13 multiprocessing does this before it comes here, and then ends by os._exit().
+    with contextlib.suppress(AttributeError, OSError, ValueError):     # none, or closed
+        sys.stderr.flush()
 
 
 def enable_crash_drain(timeout: float = 2.0) -> None:

@@ -36,6 +36,7 @@ def elsewhere(tmp_path_factory):
 def interruptible():
     """In the background of a shell SIGINT is ignored, which programs that tests start inherit."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONUNBUFFERED", None)       # this, too, hides what users see
     yield
     signal.signal(signal.SIGINT, before)
 
