@@ -3,6 +3,9 @@ from libc.stdint cimport int64_t
 
 from fastlog._emit cimport Envelope
 
+cdef object text_of(object value)
+
+
 cdef class Header(Envelope):
     cdef bint is_5424
     cdef str constant                 # what stands between the time and the process id

@@ -33,29 +33,39 @@ cdef enum:
 cdef double YEAR_10000 = 253_402_214_400          # seconds since 1970, less a day for the time zone
 
 
+cdef object text_of(object value):
+    """str(value), or what stands for it if there is none."""
+    try:
+        return value if type(value) is str else str(value)
+    except Exception:
+        return f"<{type(value).__name__} without a str()>"
+
+
 def make_valid(text, int longest):
     """`text` as a header's field: "_" for what is not printable ASCII, cut, "-" for nothing."""
-    return NOT_PRINTABLE.sub("_", str(text))[:longest] or NIL
+    return NOT_PRINTABLE.sub("_", text_of(text))[:longest] or NIL
 
 
 cdef str valid_name(object name):
-    return NOT_NAME.sub("_", str(name))[:NAME_MAX] or "_"
+    return NOT_NAME.sub("_", text_of(name))[:NAME_MAX] or "_"
 
 
 def structured_data(elements):
     """{id: {name: value}} as RFC 5424 writes it; "-" if it is empty.
 
     In ids and names "_" stands for what may not be there, and they are cut at 32
-    characters. Values can be anything that has a str(). What is no mapping is left out.
+    characters; of ids that come out alike the parameters are put together, as an id must not
+    come twice (section 6.3.2). Values can be anything. What is no mapping is left out.
     """
-    cdef list parts = []
+    cdef dict written = {}
     for element, parameters in elements.items() if isinstance(elements, Mapping) else ():
-        parts.append("[" + valid_name(element))
+        element = valid_name(element)
+        parts = [written.get(element, "")]
         for name, value in parameters.items() if isinstance(parameters, Mapping) else ():
-            text = ESCAPED.sub(r"\\\1", str(value))
+            text = ESCAPED.sub(r"\\\1", text_of(value))
             parts.append(f' {valid_name(name)}="{text}"')
-        parts.append("]")
-    return "".join(parts) or NIL
+        written[element] = "".join(parts)
+    return "".join([f"[{element}{text}]" for element, text in written.items()]) or NIL
 
 
 cdef double seconds_of(object created) except? -1:
@@ -100,9 +110,9 @@ cdef class Header(Envelope):
         msgid, data = self.msgid, self.data
         if record is not None:
             own = record.__dict__
-            if "msgid" in own:
+            if own.get("msgid") is not None:
                 msgid = make_valid(own["msgid"], MSGID_MAX)
-            if "structured_data" in own:
+            if own.get("structured_data") is not None:
                 data = structured_data(own["structured_data"])
         return f"1 {when}{self.constant} {process} {msgid} {data} "
 
@@ -131,16 +141,17 @@ cdef class Header(Envelope):
         """The local time of the process, with its offset in RFC 5424."""
         zone = ""
         now = time.localtime(second)
+        tm_sec = min(now.tm_sec, 59)      # the zones in zoneinfo/right have leap seconds, RFCs none
         if self.is_5424:
             offset = now.tm_gmtoff // 60
             sign = "-" if offset < 0 else "+"
             zone = f"{sign}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
             text = (f"{now.tm_year:04d}-{now.tm_mon:02d}-{now.tm_mday:02d}"
-                    f"T{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
+                    f"T{now.tm_hour:02d}:{now.tm_min:02d}:{tm_sec:02d}")
         else:
             # Not strftime: the month is in English whatever the locale.
             text = (f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
-                    f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
+                    f"{now.tm_hour:02d}:{now.tm_min:02d}:{tm_sec:02d}")
         # In one go, as another thread may have come between what was done before.
         self.second, self.second_text, self.zone = second, text, zone
         return 0

@@ -15,9 +15,10 @@ from libc.string cimport memchr, strlen
 from fastlog._core cimport Engine
 from fastlog._emit cimport Envelope
 from fastlog._frame cimport MARK, MARK_SIZE, frame_utf8_floor
-from fastlog._header cimport Header
+from fastlog._header cimport Header, text_of
 from fastlog._message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
-                               message_add_whole, message_fill_whole, message_has, message_shorten)
+                               message_add_whole, message_fill, message_fill_whole, message_has,
+                               message_shorten)
 from fastlog._record cimport Call, Caller, created_of, find_caller, thread_name
 
 cdef enum:
@@ -62,13 +63,6 @@ cdef bytes name_of(object attribute):
             names.clear()
         known = names[attribute] = field_name(attribute).encode()
     return known
-
-
-cdef object text_of(object value):
-    try:
-        return value if type(value) is str else str(value)
-    except Exception:
-        return f"<{type(value).__name__} without a str()>"
 
 
 def value_bytes(value):

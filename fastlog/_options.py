@@ -29,6 +29,9 @@ PROTOCOLS = ("stdlib", "rfc3164", "rfc5424")
 _FIELDS = {"rfc3164": {"hostname": 255, "app_name": 32, "procid": 128, "msgid": 32},
            "rfc5424": {"hostname": 255, "app_name": 48, "procid": 128, "msgid": 32}}
 
+#: What ends the tag, or the process id in it, for who reads RFC 3164: rsyslog, tools/pmrfc3164.c.
+_TAG_ENDS = ":[]"
+
 #: What becomes of a record longer than max_size.
 OVERSIZES = ("shorten", "split")
 
@@ -101,15 +104,21 @@ def header(protocol: str, **given: object) -> Header | None:
                 raise ValueError(f"{name} is for protocol=\"rfc5424\"")
     from fastlog._header import Header, make_valid, structured_data as written
 
-    defaults = {"hostname": socket.gethostname(), "app_name": program_name(), "msgid": "-"}
+    host, program, ends = socket.gethostname(), program_name(), ""
+    if protocol == "rfc3164":
+        host = host.partition(".")[0]     # section 4.1.2: not the domain
+        ends = _TAG_ENDS
+        program = re.sub(f"[{re.escape(ends)}]", "_", program)
+    defaults = {"hostname": host, "app_name": program, "msgid": "-"}
     fields: dict[str, str] = {}
     for name, default in defaults.items():
         longest = _FIELDS[protocol][name]
         fields[name] = (make_valid(default, longest) if given[name] is None
-                        else header_field(name, given[name], longest))
+                        else header_field(name, given[name], longest,
+                                          ends if name == "app_name" else ""))
     procid = given["procid"]
     if procid is not None:
-        procid = header_field("procid", procid, _FIELDS[protocol]["procid"])
+        procid = header_field("procid", procid, _FIELDS[protocol]["procid"], ends)
     data = given["structured_data"]
     return Header(protocol, fields["hostname"], fields["app_name"], procid, fields["msgid"],
                   "-" if data is None else written(structured_data(data)))
@@ -119,13 +128,14 @@ def program_name() -> str:
     return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c") else "python"
 
 
-def header_field(name: str, value: object, longest: int) -> str:
-    """A field of RFC 3164's or RFC 5424's header: printable ASCII without spaces."""
+def header_field(name: str, value: object, longest: int, ends: str = "") -> str:
+    """A field of RFC 3164's or RFC 5424's header: printable ASCII without spaces and `ends`."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str or None, not {type(value).__name__}")
-    if not 0 < len(value) <= longest or any(not "!" <= each <= "~" for each in value):
+    if not 0 < len(value) <= longest or any(
+            not "!" <= each <= "~" or each in ends for each in value):
         raise ValueError(f"{name} must be 1 to {longest} printable ASCII characters without "
-                         f"spaces, not {value!r}")
+                         f"{', '.join(['spaces', *ends])}, not {value!r}")
     return value
 
 

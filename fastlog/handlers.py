@@ -48,8 +48,9 @@ class SysLogHandler(EngineHandler):
     append_nul: end each message with a NUL byte. True by default, for the other
         protocols on unix sockets only.
     hostname, app_name, procid, msgid: fields of the header, for the protocols
-        that have them: printable ASCII without spaces. By default the name of
-        this machine; of the program; the id of the process that logs, also after
+        that have them: printable ASCII without spaces, and in RFC 3164's tag
+        without : [ ]. By default the name of this machine (in RFC 3164 without
+        its domain); of the program; the id of the process that logs, also after
         a fork; "-". Where a default has other characters, "_" stands for them.
         A record has a msgid of its own by `extra={"msgid": ...}`.
     structured_data: RFC 5424's, {id: {name: value}}, for each record that brings

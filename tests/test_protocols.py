@@ -94,6 +94,15 @@ def test_rfc5424_defaults(make_handler, parsing, cls):
     assert found["facility"] == "user" and found["severity"] == "info"
 
 
+def test_byte_order_mark(make_handler, parsing):
+    """It is sent by a format that begins with it, and rsyslogd keeps it in the text."""
+    handler = make_handler(parsing.socket, protocol="rfc5424")
+    handler.setFormatter(logging.Formatter("\ufeff%(message)s"))
+    handler.handle(record("\u00e4", 0.0))
+    [found] = parsed(parsing, 1)
+    assert (found["data"], found["message"]) == ("-", "\ufeff\u00e4")
+
+
 @LOGGERS
 def test_rfc3164(make_handler, parsing, cls):
     handler = make_handler(parsing.socket, "local3", protocol="rfc3164", hostname="web-1",
@@ -130,6 +139,42 @@ for created in (1_700_000_000.0, 1_720_000_000.999999, 0.5, 1_710_054_000.999999
         assert abs(when.timestamp() - float(text[-1])) < 1e-6
 
 
+def test_leap_seconds(run_python, sink):
+    """They must not be used: RFC 5424 section 6.2.3. The zones in zoneinfo/right have them."""
+    run_python("""
+import logging, os, sys, time, fastlog
+os.environ["TZ"] = "right/UTC"
+time.tzset()
+handler = fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424")
+record = logging.makeLogRecord({"msg": "m", "levelname": "INFO"})
+record.created = 1483228826.5      # 2016-12-31T23:59:60.5
+handler.handle(record)
+""", sink.path)
+    assert b":60" not in sink.take_one()
+
+
+def test_time_of_rfc3164(make_handler, sink):
+    """Two characters for the day, the second with a space in front: section 4.1.2."""
+    handler = make_handler(sink.path, protocol="rfc3164", hostname="h", app_name="a", procid="1")
+    for day, written in (9, b"Jan  9"), (10, b"Jan 10"):
+        when = datetime.datetime(2024, 1, day, 3, 4, 5, 999_999)
+        handler.handle(record("m", when.timestamp()))
+        assert sink.take_one() == b"<12>" + written + b" 03:04:05 h a[1]: m\0"
+
+
+def test_names_of_rfc3164(run_python, parsing):
+    """No domain in the name of the machine, nothing that ends the tag in that of the program."""
+    run_python("""
+import logging, socket, sys, fastlog
+socket.gethostname = lambda: "web-1.example.org"
+sys.argv[0] = "a:b[c]"
+logging.root.addHandler(fastlog.SysLogHandler(sys.argv[1], protocol="rfc3164", procid="7"))
+logging.warning("m")
+""", parsing.socket)
+    [found] = parsed(parsing, 1)
+    assert (found["hostname"], found["tag"], found["message"]) == ("web-1", "a_b_c_[7]:", " m")
+
+
 NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
 NAME = r"[!#-<>-\\^-~]{1,32}"
 ELEMENT = re.compile(rf'\[({NAME})((?: {NAME}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
@@ -147,8 +192,12 @@ def test_any_extra_is_made_valid(handler5424, sink, data, msgid):
     assert header, text
     elements = list(ELEMENT.finditer(header[2]))
     assert "".join(each[0] for each in elements) == (header[2] if data else "")
-    assert len(elements) == len(data) and (data or header[2] == "-")
-    values = [str(value) for parameters in data.values() for value in parameters.values()]
+    expected = {}
+    for element, parameters in data.items():
+        name = re.sub(r"[^!#-<>-\\^-~]", "_", element)[:32] or "_"
+        expected.setdefault(name, []).extend(map(str, parameters.values()))
+    assert [each[1] for each in elements] == list(expected) and (data or header[2] == "-")
+    values = [value for each in expected.values() for value in each]
     found = [re.sub(r'\\(["\\\]])', r"\1", value) for each in elements
              for value in re.findall(r'="((?:[^"\\]|\\.)*)"', each[2], re.DOTALL)]
     assert found == [value.encode("utf-8", "backslashreplace").decode() for value in values]
@@ -164,6 +213,36 @@ def test_odd_structured_data(handler5424, sink, data):
     """Never an exception out of a logging call: what is no mapping is left out."""
     handler5424.handle(record("m", 0.0, structured_data=data))
     assert sink.take_one().endswith(b" m\0")
+
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("extra, written", [
+    ({"structured_data": {"a": {"b": Unprintable(), "c": 10 ** 5000}}},
+     b'- [a b="<Unprintable without a str()>" c="<int without a str()>"]'),
+    ({"structured_data": {Unprintable(): {Unprintable(): 1}}},
+     b'- [<Unprintable_without_a_str()> <Unprintable_without_a_str()>="1"]'),
+    ({"msgid": Unprintable()}, b"<Unprintable_without_a_str()> -"),
+    ({"structured_data": {"a b": {"x": 1}, "c": {}, "a_b": {"y": 2}}}, b'- [a_b x="1" y="2"][c]'),
+], ids=["values", "names", "msgid", "ids that come out alike"])
+def test_extra_that_does_not_behave(handler5424, sink, capsys, extra, written):
+    """It keeps no record back, and no id is there twice: RFC 5424 section 6.3.2."""
+    handler5424.handle(record("m", 0.0, **extra))
+    assert sink.take_one().endswith(b" 1 " + written + b" m\0")
+    assert capsys.readouterr().err == ""
+
+
+def test_none_is_nothing_given(make_handler, sink):
+    """In the place of what a record does not bring stands what the constructor got."""
+    handler = make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app",
+                           procid="1", msgid="ID", structured_data={"a": {}})
+    handler.handle(record("m", 0.0, msgid=None, structured_data=None))
+    handler.handle(record("m", 0.0, structured_data={}))
+    first, second = sink.take(2)
+    assert first.endswith(b" 1 ID [a] m\0") and second.endswith(b" 1 ID - m\0")
 
 
 def test_streams_are_framed(make_handler, make_sink):
@@ -186,6 +265,8 @@ def test_streams_are_framed(make_handler, make_sink):
     ({"protocol": "rfc5424", "hostname": ""}, ValueError, "hostname must be 1 to 255 printable"),
     ({"protocol": "rfc5424", "app_name": "a" * 49}, ValueError, "app_name must be 1 to 48"),
     ({"protocol": "rfc3164", "app_name": "\u00e4"}, ValueError, "app_name must be 1 to 32"),
+    ({"protocol": "rfc3164", "app_name": "a:b"}, ValueError, "app_name must be 1 to 32"),
+    ({"protocol": "rfc3164", "procid": "1]"}, ValueError, "procid must be 1 to 128"),
     ({"protocol": "rfc5424", "procid": 7}, TypeError, "procid must be a str"),
     ({"protocol": "rfc5424", "msgid": "a\nb"}, ValueError, "msgid must be 1 to 32"),
     ({"protocol": "rfc5424", "structured_data": "x"}, TypeError, "structured_data must be a map"),
