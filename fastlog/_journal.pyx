@@ -117,6 +117,28 @@ cdef bint add_field(Message *message, const char *name, object value,
     return shortened
 
 
+cdef object exception_text(dict own):
+    """The traceback; made here where the formatter left none (or a line feed: loguru)."""
+    text, info = own.get("exc_text"), own.get("exc_info")
+    if isinstance(text, str) and not text.isspace() and text:
+        return text
+    if type(info) is not tuple or len(info) != 3 or info[0] is None:
+        return text
+    try:
+        return logging.Formatter().formatException(info)
+    except Exception:
+        return text
+
+
+cdef class Syslog(Envelope):
+    """What stands around the text on the syslog socket, where there is no journal."""
+
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+        message_fill(message, room, f"{ident}: " if ident else "")
+        return engine.put(priority, message, append_nul, urgent)
+
+
 cdef class Journal(Envelope):
     """What makes one handler's entries. Thread-safe.
 
@@ -158,7 +180,7 @@ cdef class Journal(Envelope):
             shortened |= add_field(message, "CODE_LINE=", own.get("lineno"), rest)
             shortened |= add_field(message, "CODE_FUNC=", own.get("funcName"), rest)
             shortened |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
-            shortened |= add_field(message, "EXCEPTION_TEXT=", own.get("exc_text"), rest)
+            shortened |= add_field(message, "EXCEPTION_TEXT=", exception_text(own), rest)
         else:
             caller = find_caller(call.stacklevel)
             shortened |= add_field(message, "LOGGER=", <object>call.name, rest)

@@ -164,11 +164,14 @@ def journal_fields(value: object) -> dict[str, object]:
         raise TypeError(f"fields must be a mapping or None, not {type(value).__name__}")
     fields: dict[str, object] = {}
     for name, each in value.items():
-        if not isinstance(name, str) or not re.fullmatch(_FIELD_NAME, name.upper()):
+        if not (isinstance(name, str) and name.isascii()
+                and re.fullmatch(_FIELD_NAME, name.upper())):
             raise ValueError("fields must have names of 1 to 64 ASCII letters, digits and _, "
                              f"beginning with a letter, not {name!r}")
         if name.upper() in OWN_FIELDS:
             raise ValueError(f"fields must not have {name}, which the handler sets itself")
+        if name.upper() in fields:
+            raise ValueError(f"fields must not have {name.upper()} twice")
         if not isinstance(each, (str, bytes, int, float)):
             raise TypeError(f"fields[{name!r}] must be a str, bytes or a number, not "
                             f"{type(each).__name__}")

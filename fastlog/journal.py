@@ -9,7 +9,7 @@ import socket
 from fastlog import _options
 from fastlog._handler import EngineHandler
 from fastlog._header import make_valid
-from fastlog._journal import Journal
+from fastlog._journal import Journal, Syslog
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
@@ -77,17 +77,17 @@ class JournalHandler(EngineHandler):
             ident = make_valid(_options.program_name(), _IDENT_MAX)
         self.ident = _options.header_field("ident", ident, _IDENT_MAX)
         self._envelope = Journal(_options.journal_fields(fields))
-        self.append_nul = False
         if not isinstance(fallback, bool):
             raise TypeError(f"fallback must be a bool, not {type(fallback).__name__}")
-        if fallback and not paths[0].startswith("\0") and not os.path.exists(paths[0]):
+        to_syslog = (fallback and not paths[0].startswith("\0")
+                     and not os.path.exists(paths[0]))
+        if to_syslog:
             paths = _options.DEFAULT_PATHS
-            self._envelope = None
-            self.ident += ": "
-            self.append_nul = True
+            self._envelope = Syslog()
+        self.append_nul = to_syslog
         super().__init__(
-            paths, address=paths[0], socktype=socket.SOCK_DGRAM if self._envelope else None,
+            paths, address=paths[0], socktype=None if to_syslog else socket.SOCK_DGRAM,
             capacity=capacity, overflow=overflow, block_timeout=block_timeout, linger=linger,
             urgent_level=urgent_level, close_timeout=close_timeout, spool=spool,
-            framing=_ENTRY if self._envelope else 0,
+            framing=0 if to_syslog else _ENTRY,
         )

@@ -9,6 +9,7 @@ import sys
 import threading
 from datetime import datetime
 
+import loguru
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -65,6 +66,34 @@ def test_a_formatter_of_the_programs_own(handler, sink, logger_for):
     logger_for(handler).info("text", extra={"user": "me"})
     fields = fields_of(sink.take_one())
     assert (fields["MESSAGE"], fields["USER"]) == (b"mine: text", b"me")
+
+
+def test_traceback_that_the_formatter_leaves_out(handler, sink, logger_for):
+    """It has its field all the same, with loguru in front, too. What a formatter made is kept."""
+    class Formatter(logging.Formatter):
+        def format(self, record):
+            return "mine"
+
+    class Short(logging.Formatter):
+        def formatException(self, ei):
+            return "short"
+
+    log = logger_for(handler)
+    behind_loguru = loguru.logger.add(handler, format="{message}")
+    found = []
+    for formatter, say in ((Formatter(), log.exception), (Short(), log.exception),
+                           (None, loguru.logger.exception)):
+        handler.setFormatter(formatter)
+        try:
+            raise KeyError("a key")
+        except KeyError:
+            say("failed")
+        found.append(fields_of(sink.take_one()))
+    loguru.logger.remove(behind_loguru)
+    mine, short, loguru_s = (each["EXCEPTION_TEXT"] for each in found)
+    assert found[0]["MESSAGE"] == b"mine" and short == b"short"
+    for text in mine, loguru_s:
+        assert text.startswith(b"Traceback (most") and text.endswith(b"KeyError: 'a key'")
 
 
 def test_overridden_steps(make_handler, sink, logger_for):
@@ -313,6 +342,8 @@ def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
     ({"fields": {"_PID": "1"}}, ValueError, "'_PID'"),
     ({"fields": {"1A": "1"}}, ValueError, "'1A'"),
     ({"fields": {"A B": "1"}}, ValueError, "'A B'"),
+    ({"fields": {"\N{LATIN SMALL LETTER SHARP S}": "1"}}, ValueError, "ASCII"),
+    ({"fields": {"a": "1", "A": "2"}}, ValueError, "A twice"),
     ({"fields": {"": "1"}}, ValueError, "''"),
     ({"fields": {1: "1"}}, ValueError, "names"),
     ({"fields": {"A" * 65: "1"}}, ValueError, "64"),
@@ -359,9 +390,13 @@ def test_fallback(make_journal_handler, make_sink, directory, monkeypatch, logge
     """Without journald to syslog; with it, and by default, to journald."""
     sink = make_sink()
     monkeypatch.setattr("fastlog._options.DEFAULT_PATHS", (sink.path,))
-    logger_for(make_journal_handler(directory / "missing", fallback=True, facility="local0")).info(
-        "to syslog %d", 1, extra={"a": 1})
+    handler = make_journal_handler(directory / "missing", fallback=True, facility="local0")
+    log = logger_for(handler)
+    log.info("to syslog %d", 1, extra={"a": 1})
     assert sink.take_one() == b"<134>test-journal: to syslog 1\0"
+    for handler.ident, sent in ("other", b"<134>other: m\0"), (None, b"<134>m\0"):
+        log.info("m")
+        assert sink.take_one() == sent
     journal = make_sink(directory / "journal")
     logger_for(make_journal_handler(journal.path, fallback=True)).info("to journald")
     assert fields_of(journal.take_one())["MESSAGE"] == b"to journald"
