@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from fastlog._atomics cimport (add_relaxed, exchange_seq_cst, load_acquire, load_relaxed,
                                store_relaxed, store_release)
 from fastlog._clock cimport MILLISECOND
-from fastlog._counters cimport UNSENDABLE, count_loss, count_owned
+from fastlog._counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
 from fastlog._frame cimport frame_blank, frame_cut
 from fastlog._posix cimport iovec
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, record_bytes, record_span,
@@ -98,6 +98,9 @@ cdef inline void writer_count_error(Writer *writer, int error) noexcept nogil:
 
 
 cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
+    if writer.transport.aside != NULL:          # so its other half goes nowhere
+        count_loss(&writer.counters, EVICTED, writer.aside_severity)
+        writer_begin_trouble(writer)
     transport_close(&writer.transport)
     store_relaxed(&writer.has_socket, 0)
 
@@ -148,10 +151,13 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
 cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
     cdef int count = writer_gather(writer)
     cdef int sent
+    cdef bint aside = writer.transport.aside != NULL
     cdef Outcome outcome
     if count == 0:
         return RING_EMPTY
     sent = transport_send(&writer.transport, count)
+    if aside and writer.transport.aside == NULL:
+        count_owned(&writer.counters.sent.value, 1)
     if sent >= 0:
         writer.backoff = 0
         writer.memory_tries = 0

@@ -146,8 +146,11 @@ cdef inline void writer_run_down(Writer *writer, uint64_t position,
 
 cdef inline void *writer_main(void *argument) noexcept nogil:
     cdef Writer *writer = <Writer *>argument
+    cdef bint locked
     writer_loop(writer)
+    locked = writer_lock_tail(writer)
     writer_disconnect(writer)
+    writer_unlock_tail(writer, locked)
     store_seq_cst(&writer.state.value, STOPPED)
     return NULL
 

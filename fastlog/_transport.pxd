@@ -103,7 +103,8 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
         close(transport.fd)
         transport.fd = -1
     transport.connecting = False
-    # A half-sent record is sent whole on the next connection; one set aside is lost.
+    # A half-sent record is sent whole on the next connection; one set aside is lost, which the
+    # caller has counted.
     transport.partial = 0
     free(transport.aside)
     transport.aside = NULL

@@ -27,7 +27,7 @@ from posix.unistd cimport close, write
 from fastlog._atomics cimport (atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64, load_acquire,
                                load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
 from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
-from fastlog._counters cimport EVICTED, Counters, count_loss, count_owned
+from fastlog._counters cimport EVICTED, Counters, count_loss
 from fastlog._posix cimport (pthread_cond_broadcast, pthread_cond_t, pthread_cond_timedwait,
                              pthread_mutex_lock, pthread_mutex_t, pthread_mutex_timedlock,
                              pthread_mutex_trylock, pthread_mutex_unlock, pthread_t)
@@ -84,6 +84,7 @@ ctypedef struct Writer:
     bint ahead                    # the batch begins at `passed`, and not at tail
     uint64_t first                # position of the first record of the batch
     uint64_t ends[TRANSPORT_BATCH]      # position behind each record of the batch
+    uint64_t aside_severity       # of transport.aside; under `tail_lock`, as that
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     int memory_tries              # in a row
     bint was_connected
@@ -221,7 +222,7 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
             if not transport_set_aside(&writer.transport, record_bytes(ring_at(ring, position)),
                                        word & LENGTH_MASK):
                 break
-            count_owned(&writer.counters.sent.value, 1)
+            writer.aside_severity = word_severity(word)
         else:
             count_loss(&writer.counters, EVICTED, word_severity(word))
             writer_begin_trouble(writer)

@@ -1,4 +1,5 @@
 """A full ring: who waits, for how long, what is dropped, and that all of it is counted."""
+import contextlib
 import logging
 import mmap
 import signal
@@ -214,6 +215,34 @@ def test_drop_oldest_on_a_stream(make_handler, make_sink, logger_for):
         numbers.append(int(number))
     assert numbers == sorted(set(numbers)) and numbers[-1] == 199
     assert len(numbers) == 200 - handler.stats().discarded
+    assert handler.flush() and handler.stats().pending == 0
+
+
+def test_drop_oldest_where_the_stream_ends_in_a_record(make_handler, make_sink, logger_for):
+    """Nobody will have its other half: it is lost, and neither sent nor delivered later."""
+    sink = make_sink(kind=socket.SOCK_STREAM)
+    handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, capacity=1 << 21,
+                           overflow="drop_oldest")
+    log = logger_for(handler)
+    log.error("0 %s", "x" * 900_000)
+    assert sink.take_bytes(1) == b"<"
+    log.info("1 %s", "x" * 900_000)
+    log.info("2 %s", "x" * 900_000)      # for which the first one has to go
+    assert handler.stats().pending == 3 and handler.stats().discarded == 0
+    handler.close(0.0)
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := sink.connection.recv(1 << 20):
+            assert b"\0" not in chunk
+    sink.connection.close()
+    sink.connection = None
+    log.info("3")
+    wire = sink.take_bytes(1)
+    while not wire.endswith(b"<14>3\0"):
+        wire += sink.connection.recv(1 << 20)
+    received = wire.split(b"\0")
+    assert [each[:6] for each in received] == [b"<14>1 ", b"<14>2 ", b"<14>3", b""]
+    assert handler.flush()
+    assert handler.stats().losses == {"evicted": {"err": 1}}
 
 
 def test_drop_oldest_in_threads(make_handler, sink, logger_for):
