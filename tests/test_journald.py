@@ -1,6 +1,7 @@
 """journald: its native protocol with all fields, read back, and its syslog socket; and forks."""
 import logging
 import os
+import signal
 import sys
 from datetime import datetime
 
@@ -60,11 +61,15 @@ def test_every_record_with_all_its_fields(journald, make_journal_handler, fast):
     assert (handler.stats().sent, handler.stats().truncated) == (2003, 0)
 
 
-def test_absent_stopped_killed_restarted(journald, make_handler, logger_for):
-    """On journald's syslog socket: whatever happens to it, all arrive, in order."""
+@pytest.mark.parametrize("cls", [fastlog.SysLogHandler, fastlog.JournalHandler])
+def test_absent_stopped_killed_restarted(journald, make_handler, logger_for, cls):
+    """On either of journald's sockets: whatever happens to it, all arrive, in order."""
     logging.raiseExceptions, before = False, logging.raiseExceptions
     try:
-        handler = make_handler(journald.syslog, facility="local0", ident="ServerLog: ")
+        if cls is fastlog.JournalHandler:
+            address, handler = journald.native, make_handler(journald.native, cls=cls, ident=IDENT)
+        else:
+            address, handler = journald.syslog, make_handler(journald.syslog, ident=f"{IDENT}: ")
         log = logger_for(handler)
         log.info("record 0")
         wait_until(lambda: handler.stats().send_errors > 0, 20, "a failed connect")
@@ -72,23 +77,23 @@ def test_absent_stopped_killed_restarted(journald, make_handler, logger_for):
         for i in range(1, 1000):
             log.info("record %d", i)
         assert handler.flush(20)
-        journald.wait_for_entries("ServerLog", 1000)
+        journald.wait_for_entries(IDENT, 1000)
         journald.pause()
         for i in range(1000, 1500):
             log.info("record %d", i)
         assert handler.flush(0.1) is False
         journald.resume()
         assert handler.flush(20)
-        journald.wait_for_entries("ServerLog", 1500)
+        journald.wait_for_entries(IDENT, 1500)
         journald.kill()
-        os.unlink(journald.syslog)
+        os.unlink(address)
         for i in range(1500, 2000):
             log.info("record %d", i)
         assert handler.flush(0.1) is False
         journald.start()
         assert handler.flush(20)
         log.error("record 2000")
-        entries = journald.wait_for_entries("ServerLog", 2001)
+        entries = journald.wait_for_entries(IDENT, 2001)
         assert [entry["MESSAGE"] for entry in entries] == [f"record {i}" for i in range(2001)]
     finally:
         logging.raiseExceptions = before
@@ -123,19 +128,58 @@ def test_more_fields_than_journald_takes(journald, make_journal_handler, logger_
     assert handler.stats().truncated == 1
 
 
-def test_forked_child(run_python, sink):
+def test_forked_child(run_python, journald):
     """A child's entries are its own; those of the parent are not sent twice."""
-    run_python("""
+    journald.start()
+    child = int(run_python("""
 import logging, os, sys, fastlog
 log = logging.getLogger()
-log.addHandler(fastlog.JournalHandler(sys.argv[1], ident="x"))
+log.addHandler(fastlog.JournalHandler(sys.argv[1], ident=sys.argv[2]))
 log.warning("parent")
-if os.fork() == 0:
+child = os.fork()
+if child == 0:
     log.warning("child")
     logging.shutdown()
     os._exit(0)
 os.wait()
-""", sink.path)
-    assert sorted(each.partition(b"\n")[0] for each in sink.take(2)) == [
-        b"MESSAGE=child", b"MESSAGE=parent"]
-    assert sink.is_empty()
+print(child)
+log.warning("parent again")
+""", journald.native, IDENT))
+    entries = journald.wait_for_entries(IDENT, 3)
+    assert sorted(entry["MESSAGE"] for entry in entries) == ["child", "parent", "parent again"]
+    for entry in entries:
+        assert (entry["_PID"] == str(child)) is (entry["MESSAGE"] == "child")
+
+
+ENDS = """
+import ctypes, logging, os, signal, sys, fastlog
+logging.raiseExceptions = False
+{before}
+handler = fastlog.JournalHandler(sys.argv[1], ident=sys.argv[2], spool={spool})
+log = fastlog.Logger("x")
+log.addHandler(handler)
+for number in range(300):
+    log.warning("%d\\n%s", number, "x" * (300_000 if number % 100 == 0 else 10))
+{end}
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL], ids=lambda each: each.name)
+def test_process_that_is_killed(run_python, journald, directory, make_journal_handler, number):
+    """The crash drain sends what there is, large entries, too; a spool keeps it from SIGKILL."""
+    if number == signal.SIGSEGV:
+        journald.start()
+        code = ENDS.format(before="fastlog.enable_crash_drain()", spool=None,
+                           end="ctypes.string_at(0)")
+    else:
+        code = ENDS.format(before="", spool=repr(str(directory / "spool")),
+                           end="os.kill(os.getpid(), signal.SIGKILL)")
+    run_python(code, journald.native, IDENT, returncode=-number)
+    if number == signal.SIGKILL:
+        journald.start()
+        logging.raiseExceptions, before = False, logging.raiseExceptions
+        make_journal_handler(journald.native, spool=directory / "spool")
+        logging.raiseExceptions = before
+    entries = journald.wait_for_entries(IDENT, 300)
+    assert [int(entry["MESSAGE"].split()[0]) for entry in entries] == list(range(300))
+    assert len(entries[100]["MESSAGE"]) == 300_000 + len("100\n")
