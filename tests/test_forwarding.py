@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlog.cli.rsyslogd import LineCount, Rsyslogd, wait_until
+from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd, wait_until
 
 PATIENCE = 40  # seconds; how long a test waits for something that must come
 WINDOW = 128  # librelp's default: so many records are sent ahead of their acknowledgements
@@ -25,7 +25,9 @@ WINDOW = 128  # librelp's default: so many records are sent ahead of their ackno
 # A record that is alone in its queue's batch when the receiver turns out to be gone is put back
 # into the queue, behind the others, although it is kept and sent as well (rsyslog 8.2302).
 PUT_BACK = 1
-RELP_MODULES = ["/usr/lib/*/rsyslog/omrelp.so", "/usr/lib*/rsyslog/omrelp.so"]  # Debian's, others'
+MODULES = ["/usr/lib/*/rsyslog", "/usr/lib*/rsyslog"]  # Debian's, others'
+EXAMPLES = sorted(path.name for path in
+                  (Path(__file__).parent.parent / "examples/rsyslog").glob("*.conf"))
 
 CLONE_NEWNET = 0x40000000
 LISTEN, ESTABLISHED = 0x0A, 0x01  # states in proc_net_tcp(5)
@@ -255,7 +257,7 @@ def make_pair(example, directory, network, start_sender, request, missing):
     usual_ports = {"udp": 514, "tcp": 10514, "relp": 2514}
 
     def make(transport):
-        if transport == "relp" and not any(map(glob.glob, RELP_MODULES)):
+        if transport == "relp" and not any(glob.glob(f"{each}/omrelp.so") for each in MODULES):
             missing("rsyslog-relp")
         port = network.port(usual_ports[transport])
         own = directory / "r"
@@ -317,6 +319,23 @@ def spool_files(machine, name):
 
 
 # --- one machine -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_rsyslogd_takes_the_example(name, repository, directory, missing):
+    """`rsyslogd -N1` knows each parameter; for Kafka and Elasticsearch with their packages only."""
+    text = (repository / "examples" / "rsyslog" / name).read_text()
+    for module in re.findall(r'^module\(load="(\w+)"', text, re.MULTILINE):
+        if not any(glob.glob(f"{each}/{module}.so") for each in MODULES):
+            pytest.skip(f"rsyslog's module {module} is not installed")
+    program = find_rsyslogd() or missing("rsyslogd")
+    configuration = directory / "rsyslog.conf"
+    configuration.write_text((PREAMBLE + REST).format(
+        directory=directory, rest_log=directory / "rest.log") + text)
+    done = subprocess.run([program, "-N1", "-f", configuration], capture_output=True, text=True,
+                          timeout=PATIENCE)
+    said = [line for line in done.stderr.splitlines() if "onfig validation run" not in line]
+    assert (done.returncode, said) == (0, [])
+
 
 def test_routing(start_sender, make_handler, logger_for, directory):
     """route.conf: facility local0 with tag app has the file to itself; nothing else is in it."""
