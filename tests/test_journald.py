@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 import fastlog
+from fastlog._journal import OWN_FIELDS
 from fastlog.cli.daemon import wait_until
 
 IDENT = "test-journal"
@@ -115,6 +116,24 @@ def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handle
     entries = journald.wait_for_entries(IDENT, 40)
     assert [int(entry["MESSAGE"].split()[0]) for entry in entries] == list(range(40))
     assert handler.stats().discarded == handler.stats().truncated == 0
+
+
+def test_what_could_forge_a_field(journald, make_journal_handler, logger_for):
+    """journald finds each name and value as it was given, and nothing else."""
+    journald.start()
+    values = {"empty": b"", "feed": b"\n", "lines": b"A=B\nMESSAGE=forged\nPRIORITY=0\n",
+              "length": b"\n\1\0\0\0\0\0\0\0x\n", "nul": b"\0", "all": bytes(range(256)),
+              "large": b"\n" * 300_000}
+    logger_for(make_journal_handler(journald.native)).info(
+        "m\nA=B", extra={**values, "a\nPRIORITY": "1", ".b": "2", "#c": "3"})
+    entry, = journald.wait_for_entries(IDENT, 1)
+    own = {name: value for name, value in entry.items()
+           if not name.startswith("_") and name not in OWN_FIELDS}
+    assert (own.pop("A_PRIORITY"), own.pop("X__B"), own.pop("X__C")) == ("1", "2", "3")
+    assert {name: value.encode() if isinstance(value, str) else bytes(value)
+            for name, value in own.items()} == {
+        name.upper(): value for name, value in values.items()}
+    assert (entry["MESSAGE"], entry["PRIORITY"]) == ("m\nA=B", "6")
 
 
 def test_more_fields_than_journald_takes(journald, make_journal_handler, logger_for):

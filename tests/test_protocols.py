@@ -76,6 +76,25 @@ def test_rfc5424(make_handler, parsing):
                               r"[empty@32473]")
 
 
+VALUES = ["", " ", 'a "b" ]', "\\", "]", '"', "\\]", '\\"', "end\\", "two\\\\", '[a b="c"]', "=",
+          "x\ny", "\u00e4\N{EURO SIGN}\U0001f600", "long" * 1000]
+
+
+def test_values_of_structured_data(make_handler, start_rsyslogd):
+    """rsyslog's mmpstrucdata finds each as it was given."""
+    taken_apart = PARSED.replace("global(", 'global(parser.escapeControlCharactersOnReceive="off" ')
+    daemon = start_rsyslogd(configuration=taken_apart.replace(
+        "action(", 'module(load="mmpstrucdata")\naction(type="mmpstrucdata")\naction(').replace(
+        '"structured-data"', '"$!rfc5424-sd!a@32473"'))
+    handler = make_handler(daemon.socket, protocol="rfc5424")
+    for value in VALUES:
+        handler.handle(record("m", 0.0, structured_data={
+            "first@32473": {}, "a@32473": {"value": value, "other": "b"}}))
+    for value, found in zip(VALUES, parsed(daemon, len(VALUES)), strict=True):
+        assert json.loads(found["data"]) == {"value": value, "other": "b"}
+        assert found["message"] == "m"
+
+
 @LOGGERS
 def test_rfc5424_defaults(make_handler, parsing, cls):
     """The names of this machine and program, the process, the time of the call."""
