@@ -263,10 +263,10 @@ def test_as_an_ordinary_user(rsyslogd, as_root):
     assert "a daemon that cannot be named from here; it takes records" in found["socket"][1]
 
 
-# --- the machine's own sockets, in a mount namespace of its own -----------------------------------
+# --- the machine's own sockets, in namespaces of its own ------------------------------------------
 
 OWN_MACHINE = """
-import atexit, os, signal, subprocess, sys
+import atexit, os, signal, socket, subprocess, sys
 from fastlog.cli.daemon import wait_until
 
 for path in ("/run", "/var/log", "/mnt", "/etc/systemd"):
@@ -280,11 +280,11 @@ if not os.path.exists("/etc/machine-id") or not os.path.getsize("/etc/machine-id
 os.makedirs("/run/systemd/journal")
 os.makedirs("/run/log/journal")
 
-def start(program, socket, *arguments):
+def start(program, ready, *arguments):
     daemon = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
     atexit.register(daemon.kill)
-    wait_until(lambda: os.path.exists(socket), 20, program)
+    wait_until(lambda: os.path.exists(ready), 20, program)
     return daemon
 
 def doctor(*arguments):
@@ -294,6 +294,19 @@ def doctor(*arguments):
     print(done.stdout.replace("\\n", " "))
 
 doctor()
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
+    gone.bind("/dev/log")
+doctor()
+os.unlink("/dev/log")
+
+# A container's rsyslogd: its socket is not the one here.
+with open("/run/container.conf", "w") as file:
+    file.write('module(load="imuxsock" SysSock.Name="/run/systemd/journal/syslog")\\n'
+               "user.* /var/log/all/container.log\\n")
+start("unshare", "/run/container.pid", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
+      "mount -t tmpfs tmpfs /run/systemd/journal && exec " + sys.argv[2]
+      + " -n -f /run/container.conf -i /run/container.pid")
+
 os.symlink("/run/systemd/journal/dev-log", "/dev/log")
 with open("/etc/systemd/journald.conf", "w") as file:
     file.write("[Journal]\\nForwardToSyslog=yes\\nRateLimitBurst=77\\n")
@@ -317,14 +330,15 @@ doctor()
 
 
 def test_own_machine(as_root, missing, tmp_path):
-    """No syslog; then journald; rsyslogd behind it; that stopped; journald stopped."""
+    """No syslog; a dead one; then journald; rsyslogd behind it; that stopped; journald stopped."""
     programs = [find_journald() or missing("systemd-journald"),
                 find_rsyslogd() or missing("rsyslogd")]
     done = subprocess.run(
-        ["unshare", "--mount", sys.executable, "-c", OWN_MACHINE, *programs],
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+         sys.executable, "-c", OWN_MACHINE, *programs],
         capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert (done.stderr, done.returncode) == ("", 0)
-    nothing, journald, both, deaf, stopped = (
+    nothing, dead, journald, both, deaf, stopped = (
         [(each["status"], each["check"], each["found"]) for each in json.loads(line)["findings"]]
         for line in done.stdout.splitlines())
 
@@ -332,10 +346,14 @@ def test_own_machine(as_root, missing, tmp_path):
                            ("/dev/log", "/run/systemd/journal/dev-log")]
     assert ("problem", "destination") in [each[:2] for each in nothing]
 
+    assert [each[:2] for each in dead if each[0] == "problem"] == [("problem", "socket")]
+    assert "nobody listens" in dead[0][2]
+
     status, check, text = journald[0]
     assert (status, check) == ("ok", "socket") and text.startswith(
         "/dev/log (a link to /run/systemd/journal/dev-log): datagram socket of systemd-journald")
     journald = {check: (status, text) for status, check, text in journald}
+    assert "forwarding" not in journald   # to a container
     status, text = journald["journald-rate-limit"]
     assert status == "warning"
     assert "RateLimitBurst=77 (/etc/systemd/journald.conf)" in text

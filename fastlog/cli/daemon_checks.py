@@ -45,7 +45,7 @@ def _journald_rate_limit(conf: JournaldConf) -> Finding:
     return Finding(
         "warning", "journald-rate-limit",
         f"journald takes RateLimitBurst={burst} records of a service (more with much free space) "
-        f"in RateLimitIntervalSec={interval} and drops what is above; fastlog counts that as sent.",
+        f"in RateLimitIntervalSec={interval} and drops the rest; fastlog counts that as sent.",
         "If yours can log more: LogRateLimitIntervalSec=0 in its unit, or RateLimitIntervalSec=0 "
         f"in a file in {_DROP_IN}.")
 
@@ -89,7 +89,7 @@ def check_forwarding(conf: JournaldConf, rsyslogds: list[tuple[Process, RsyslogC
                       f"journald forwards (ForwardToSyslog={forward}), but "
                       f"{', '.join(map(str, behind.listeners)) or 'the daemon behind it'} takes "
                       "nothing just now; journald drops what it cannot hand on.",
-                      "Look after that daemon.")
+                      "Check that daemon.")
     elif behind.state == "ok":
         names = ", ".join(map(str, behind.listeners)) or "a syslog daemon"
         yield Finding("ok", "forwarding", f"journald forwards to {names}: "
@@ -97,7 +97,7 @@ def check_forwarding(conf: JournaldConf, rsyslogds: list[tuple[Process, RsyslogC
     elif behind.state != "absent":
         yield Finding("warning", "forwarding",
                       f"journald should forward (ForwardToSyslog={forward}), but {FORWARDED}: "
-                      f"{behind.reason}.", "Look after the syslog daemon.")
+                      f"{behind.reason}.", "Check the syslog daemon.")
 
 
 def rsyslogds_behind_journald() -> list[tuple[Process, RsyslogConf]]:
@@ -144,7 +144,7 @@ def _rate_limit(module: str, prefix: str, whose: str, interval: daemon_conf.Sett
     return Finding(
         "warning", "rsyslog-rate-limit",
         f"{module} takes {prefix}.Burst={burst} records {whose} in {prefix}.Interval={interval} "
-        "seconds and drops what is above; fastlog counts that as sent.",
+        "seconds and drops the rest; fastlog counts that as sent.",
         f'If yours can log more: {prefix}.Interval="0" where {module} is set up.')
 
 

@@ -119,7 +119,7 @@ class Doctor:
             native = _describe(_guess_listener(listeners.look_at(_NATIVE)), fallback=False)
             yield Finding("ok" if native.status == "ok" else "warning", "native-socket",
                           f"For JournalHandler: {native.found}", native.todo)
-        if self.missing and self.default:
+        if self.default and all(each.state == "absent" for each in seen):
             yield Finding("problem", "destination", "SysLogHandler() finds no syslog here: it "
                           "keeps records in its ring, and drops what does not fit.",
                           "Start rsyslogd or systemd-journald, or log to another machine: "
@@ -145,7 +145,7 @@ class Doctor:
         except (OSError, UnicodeError) as error:   # UnicodeError: no name at all, as a..b
             reason = error.strerror if isinstance(error, OSError) else str(error)
             yield Finding("problem", "destination", f"The name {self.host[0]} cannot be looked up: "
-                          f"{reason}.", "Look after the name, or give an IP address.")
+                          f"{reason}.", "Check the name, or give an IP address.")
             return
         found = ", ".join(dict.fromkeys(str(each[4][0]) for each in addresses))
         if not stream:
@@ -158,7 +158,7 @@ class Doctor:
         except OSError as error:
             yield Finding("problem", "destination", f"{name} (TCP) is {found} and cannot be "
                           f"connected to: {error.strerror or error}.",
-                          "Look after the daemon there, its port, and firewalls.")
+                          "Check the daemon there, its port, and firewalls.")
             return
         yield Finding("ok", "destination", f"{name} (TCP) is {found} and accepts connections.")
 
@@ -247,11 +247,11 @@ def _describe(found: Socket, fallback: bool) -> Finding:
     if stopped:
         return Finding("problem", "socket", f"{text}, which is stopped (state T)"
                        + ("; its queue is full." if found.state == "full" else "."),
-                       f"Let it go on: kill -CONT {stopped.pid}.")
+                       f"Let it continue: kill -CONT {stopped.pid}.")
     if found.state == "full":
         return Finding("problem", "socket", f"{text}: {found.reason}.",
-                       "The daemon hangs: look what it waits for (disk full, network, a debugger), "
-                       "or start it anew.")
+                       "The daemon hangs: find out what it waits for (a full disk, the network, a "
+                       "debugger), or restart it.")
     return Finding("ok", "socket", f"{text}; it takes records.")
 
 
@@ -260,10 +260,10 @@ def _queue(length: int) -> Finding:
     found = (f"The kernel queues {length + 1} records in front of a busy daemon "
              f"(net.unix.max_dgram_qlen={length}); ")
     if length >= _QUEUE_ENOUGH:
-        return Finding("ok", "kernel-queue", found + "fastlog's ring takes what is above.")
-    return Finding("note", "kernel-queue", found + "fastlog's ring takes what is above, other "
-                   "programs wait.", "For those: sysctl net.unix.max_dgram_qlen=512, then start "
-                   "the daemon anew.")
+        return Finding("ok", "kernel-queue", found + "fastlog's ring takes the rest.")
+    return Finding("note", "kernel-queue", found + "fastlog's ring takes the rest, other programs "
+                   "wait.", "For those: sysctl net.unix.max_dgram_qlen=512, then restart the "
+                   "daemon.")
 
 
 def _datagram_sizes() -> tuple[int, int]:

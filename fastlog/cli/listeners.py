@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import socket
 import stat
@@ -158,9 +159,19 @@ def read_process(pid: int) -> Process | None:
 
 
 def running(name: str) -> list[Process]:
-    """The processes of that name."""
+    """The processes of that name, those in containers left out: their sockets are elsewhere."""
     return [process for pid in _pids()
-            if (process := read_process(pid)) and process.name == name]
+            if (process := read_process(pid)) and process.name == name and not _is_nested(pid)]
+
+
+def _is_nested(pid: int) -> bool:
+    """Whether it is of a PID namespace below this one: proc_pid_status(5), a pid in each."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:  # ended meanwhile
+        return False
+    found = re.search(r"^NSpid:\t(.*)$", status, re.MULTILINE)
+    return found is not None and len(found[1].split()) > 1
 
 
 def container() -> str:

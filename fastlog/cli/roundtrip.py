@@ -44,9 +44,9 @@ def check_round_trip(where: Any, options: dict[str, Any], files: Iterable[str],
     sent = _send(where, options, f"test record {token}")
     if not sent.delivered:
         why = os.strerror(sent.last_errno) if sent.last_errno else "the daemon takes nothing"
-        return Finding("problem", "round-trip", "A record by fastlog.SysLogHandler could not be "
+        return Finding("problem", "round-trip", "A record of fastlog.SysLogHandler could not be "
                        f"handed over within {_PATIENCE:g} s: {why}.",
-                       "Look after the daemon; meanwhile a program keeps its records in the ring, "
+                       "Check the daemon; meanwhile a program keeps its records in the ring, "
                        "and loses what does not fit.")
     program = shutil.which("journalctl") if journal else None
     searches = _searches(token, files, watched, program)
@@ -63,7 +63,7 @@ def check_round_trip(where: Any, options: dict[str, Any], files: Iterable[str],
 
 
 def _tell(found: list[str], missing: list[str], closed: list[str], took: float) -> Finding:
-    sent = "A record by fastlog.SysLogHandler was"
+    sent = "A record of fastlog.SysLogHandler was"
     if found:
         sent += f" in {' and '.join(found)} after {took:.0f} ms"
     else:
@@ -71,7 +71,7 @@ def _tell(found: list[str], missing: list[str], closed: list[str], took: float) 
     if missing:
         return Finding("warning", "round-trip",
                        f"{sent}, but within {_PATIENCE:g} s not in {' or '.join(missing)}.",
-                       "Look whether the daemon hangs, limits the rate, or has no rule for this "
+                       "Check whether the daemon hangs, limits the rate, or has no rule for this "
                        "facility (--facility) that writes there.")
     if found:
         return Finding("ok", "round-trip", f"{sent}.")
