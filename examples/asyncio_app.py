@@ -1,4 +1,4 @@
-"""Coroutines that log: with `drop_new` no call waits for the daemon and holds the event loop up.
+"""Coroutines that log: with `drop_new` no call waits for the daemon, which would block the loop.
 
 Run: python asyncio_app.py    (SYSLOG_SOCKET names another socket than /dev/log)
 """
@@ -26,6 +26,7 @@ async def main():
     await orders.join()
     for till in tills:
         till.cancel()
+    await asyncio.gather(*tills, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""A Celery application. A folder, SHOP_QUEUE, is its broker, so that it runs without a server.
+"""A Celery application. Its broker is a folder, SHOP_QUEUE, so that it runs without a server.
 
-Run: celery -A celery_app worker    and: python celery_app.py, which asks for 100 tasks
+Run: celery -A celery_app worker    and then, to ask for 100 tasks: python celery_app.py
+(SYSLOG_SOCKET names another socket than /dev/log)
 """
 import logging
 import logging.config
@@ -18,7 +19,7 @@ log = logging.getLogger("shop.orders")
 
 @setup_logging.connect
 def configure(**_):
-    """Called in the place of Celery's own set-up, once, before the worker forks its pool."""
+    """Called instead of Celery's own set-up, once, before the worker forks its pool."""
     logging.config.dictConfig({
         "version": 1,
         "disable_existing_loggers": False,

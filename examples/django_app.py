@@ -26,7 +26,7 @@ LOGGING = {
         },
     },
     "root": {"handlers": ["syslog"], "level": "INFO"},
-    # Django's own loggers have handlers for the console and for mail: here they use the root's.
+    # Django's own loggers have handlers for console and mail. Without these they use the root's.
     "loggers": {
         "django": {"handlers": [], "level": "INFO"},
         "django.server": {"handlers": [], "propagate": True},

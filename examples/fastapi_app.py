@@ -8,7 +8,7 @@ import os
 
 from fastapi import FastAPI
 
-# uvicorn has configured its loggers when it imports this, in each worker anew: this comes last.
+# In each worker uvicorn configures its loggers, then imports this: this has the last word.
 logging.config.dictConfig({
     "version": 1,
     "disable_existing_loggers": False,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 logging.config.fileConfig(
     Path(__file__).with_name("file_config.ini"),
-    defaults={"socket": os.environ.get("SYSLOG_SOCKET", "/dev/log")})
+    defaults={"socket": os.environ.get("SYSLOG_SOCKET", "/dev/log")},
+    disable_existing_loggers=False)
 log = logging.getLogger("shop.orders")
 
 for number in range(100):

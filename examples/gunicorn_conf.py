@@ -28,4 +28,3 @@ logconfig_dict = {
         "gunicorn.access": {"handlers": [], "level": "INFO", "propagate": True},
     },
 }
-accesslog = "-"  # turns the access log on; gunicorn's handlers are replaced by the above

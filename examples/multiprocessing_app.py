@@ -1,4 +1,4 @@
-"""A pool of processes that log. Forked ones inherit the handler, others make one of their own.
+"""A pool of processes that log. Forked ones inherit the handler, others make their own.
 
 Run: python multiprocessing_app.py [fork | spawn | forkserver]
 """

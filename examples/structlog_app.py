@@ -13,6 +13,7 @@ handler = fastlog.SysLogHandler(os.environ.get("SYSLOG_SOCKET"), "local0", ident
 logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(message)s")
 structlog.configure(
     processors=[
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.filter_by_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -20,7 +21,8 @@ structlog.configure(
         structlog.processors.JSONRenderer(),
     ],
     logger_factory=structlog.stdlib.LoggerFactory(),
-    wrapper_class=structlog.stdlib.BoundLogger)
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True)
 log = structlog.get_logger("shop.orders").bind(till=3)
 
 for number in range(100):
