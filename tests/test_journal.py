@@ -290,6 +290,33 @@ def test_too_long_for_a_datagram(handler, sink, logger_for):
     assert fields["MESSAGE"] == b"x" * 500_000 and fields["BLOB"] == bytes(100_000)
 
 
+def test_no_descriptor_left_for_a_file(run_python, sink):
+    """It is tried for a while; then the entry goes in a buffer that is large enough."""
+    run_python("""
+import contextlib, errno, logging, os, resource, sys, fastlog
+handler = fastlog.JournalHandler(sys.argv[1], ident="x")
+log = logging.Logger("x")
+log.addHandler(handler)
+log.info("small")
+assert handler.flush(20)                     # connected
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+taken = []
+with contextlib.suppress(OSError):
+    while True:
+        taken.append(os.dup(0))
+log.info("x" * 300_000)
+assert handler.flush(20)
+stats = handler.stats()
+assert stats.send_errors == 10 and stats.last_errno == errno.EMFILE, stats
+assert stats.truncated == stats.discarded == stats.reconnects == 0, stats
+os.close(taken.pop())
+log.info("y" * 1_000_000)
+assert handler.flush(20)
+""", sink.path)
+    assert [fields_of(each)["MESSAGE"] for each in sink.take(2)] == [b"small", b"x" * 300_000]
+    assert fields_of(take_file(sink))["MESSAGE"] == b"y" * 1_000_000
+
+
 def test_too_long_for_the_ring(make_journal_handler, sink, logger_for):
     """Text and extra are shortened, with the mark, and what is left is an entry."""
     handler = make_journal_handler(sink.path, capacity=1 << 20)
