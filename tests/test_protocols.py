@@ -6,11 +6,13 @@ import os
 import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import fastlog
+from fastlog.cli.rsyslogd import wait_until
 
 # rsyslogd writes what it has parsed. The configuration is the documented one: docs/formats.md.
 PARSED = """\
@@ -136,6 +138,45 @@ def test_rfc3164(make_handler, parsing, cls):
     assert (found["facility"], found["severity"]) == ("local3", "err")
     assert (found["hostname"], found["tag"]) == ("web-1", "shop[7]:")
     assert found["message"].removeprefix(" ") == "a: b"
+
+
+def free_port(kind):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_bound(kind, port):
+    """proc_net_tcp(5)"""
+    lines = Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
+    return any(line.split()[1].endswith(f":{port:04X}") for line in lines)
+
+
+def test_over_the_network(make_handler, logger_for, start_rsyslogd):
+    """imtcp takes either framing, imudp a datagram; neither needs to be told of the header."""
+    ports = {"tcp": free_port(socket.SOCK_STREAM), "udp": free_port(socket.SOCK_DGRAM)}
+    inputs = "".join(f'module(load="im{kind}")\n'
+                     f'input(type="im{kind}" address="127.0.0.1" port="{port}")\n'
+                     for kind, port in ports.items())
+    daemon = start_rsyslogd(configuration=inputs + PARSED)
+    for kind, port in ports.items():
+        wait_until(lambda kind=kind, port=port: is_bound(kind, port), 20, f"{kind} {port}")
+    count = 0
+    for protocol in "rfc3164", "rfc5424":
+        for kind, framing in ("tcp", "octet-counting"), ("tcp", "newline"), ("udp", None):
+            handler = make_handler(
+                ("127.0.0.1", ports[kind]), framing=framing,
+                socktype=socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM,
+                protocol=protocol, hostname="web-1", app_name="shop", procid="7")
+            log = logger_for(handler)
+            log.info("a: b\ntwo \u00e4 \0 end")
+            log.info("")
+            count += 2
+            first, second = parsed(daemon, count)[-2:]
+            colon, space = (":", " ") if protocol == "rfc3164" else ("", "")
+            assert first["message"] == space + "a: b#012two \u00e4 #000 end"
+            assert second["message"] == space
+            assert (first["hostname"], first["tag"]) == ("web-1", f"shop[7]{colon}")
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"])
