@@ -1,6 +1,6 @@
 """JournalHandler: what is in an entry, its size, its arguments. With journald: test_journald.py."""
+import fcntl
 import logging
-import os
 import re
 import socket
 import struct
@@ -275,12 +275,12 @@ def test_any_extra_is_made_valid(handler, sink, extra, message):
 # --- sizes -------------------------------------------------------------------------------------
 
 def take_file(sink):
-    """The content of a datagram that is empty but for a sealed file."""
+    """The content of a datagram that is empty but for a file with all its seals."""
     data, files, _, _ = socket.recv_fds(sink.socket, 100, 2)
     assert data == b"" and len(files) == 1
     with open(files[0], "rb") as file:
-        with pytest.raises(OSError):
-            os.ftruncate(file.fileno(), 0)
+        assert fcntl.fcntl(file, fcntl.F_GET_SEALS) == (
+            fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
         return file.read()
 
 

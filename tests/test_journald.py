@@ -118,6 +118,26 @@ def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handle
     assert handler.stats().discarded == handler.stats().truncated == 0
 
 
+def test_large_entry_of_an_ordinary_user(run_python, journald):
+    """From others than root journald takes a file only with all its seals."""
+    journald.start()
+    run_python("""
+import logging, os, sys, fastlog
+handler = fastlog.JournalHandler(sys.argv[1], ident=sys.argv[2])
+log = logging.Logger("x")
+log.addHandler(handler)
+log.info("root")
+assert handler.flush(20)                 # connected: an ordinary user may not use this path
+os.setuid(65534)
+log.info("x" * 400_000)
+log.info("last")
+assert handler.flush(20)
+""", journald.native, IDENT)
+    entries = journald.wait_for_entries(IDENT, 3)
+    assert [(entry["_UID"], entry["MESSAGE"]) for entry in entries] == [
+        ("0", "root"), ("65534", "x" * 400_000), ("65534", "last")]
+
+
 def test_what_could_forge_a_field(journald, make_journal_handler, logger_for):
     """journald finds each name and value as it was given, and nothing else."""
     journald.start()
