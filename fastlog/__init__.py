@@ -15,12 +15,12 @@ except ImportError as _error:  # the source tree shadows the installed package
 
 from fastlog._lifecycle import disable_crash_drain, enable_crash_drain
 from fastlog.handlers import SysLogHandler
-from fastlog.loggers import Logger, install, uninstall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastlog._stats import Stats as Stats
     from fastlog.journal import JournalHandler as JournalHandler
+    from fastlog.loggers import Logger as Logger, install as install, uninstall as uninstall
 
 __all__ = [
     "JournalHandler",
@@ -35,14 +35,24 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+# Imported when somebody wants it: `import fastlog` is part of a program's start.
+_WHEN_WANTED = {
+    "JournalHandler": "journal",
+    "Logger": "loggers",
+    "Stats": "_stats",
+    "install": "loggers",
+    "uninstall": "loggers",
+}
+
+
 def __getattr__(name: str) -> object:
-    # Imported when somebody wants it: `import fastlog` is part of a program's start.
-    if name == "JournalHandler":
-        from fastlog.journal import JournalHandler
+    if name not in _WHEN_WANTED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return JournalHandler
-    if name == "Stats":
-        from fastlog._stats import Stats
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_WHEN_WANTED[name]}"), name)
+    return value
 
-        return Stats
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
