@@ -51,6 +51,16 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t sendmsg(int fd, const msghdr *message, int flags) noexcept
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
 
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifndef MADV_POPULATE_WRITE       /* Linux 5.14; madvise(2) */
+    #define MADV_POPULATE_WRITE 23
+    #endif
+    """
+    enum:
+        MADV_POPULATE_WRITE
+
 cdef extern from "<sys/mman.h>" nogil:
     enum:
         MFD_CLOEXEC

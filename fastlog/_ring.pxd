@@ -33,11 +33,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close, ftruncate, pwrite, sysconf, _SC_PAGESIZE
 from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
-                         MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap)
+                         MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE, madvise, mmap, munmap)
 
 from fastlog._atomics cimport (atomic_u64, cas_relaxed, line_u64, load_acquire, load_relaxed,
                                load_seq_cst, store_relaxed, store_seq_cst)
-from fastlog._posix cimport MFD_CLOEXEC, memfd_create
+from fastlog._posix cimport MADV_POPULATE_WRITE, MFD_CLOEXEC, memfd_create
 
 cdef enum:
     RECORD_ALIGN = 8
@@ -287,6 +287,20 @@ cdef inline void ring_release(Ring *ring, uint64_t position) noexcept nogil:
     # R1 pairs with A1: zeroed before it is free. Stronger than release because
     # the writer then asks whether somebody waits for room, see _writer.pxd: W1.
     store_seq_cst(&ring.at.tail.value, position)
+
+
+cdef inline bint ring_populate(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:
+    """Have the kernel put memory where these positions are: no producer waits for it then.
+
+    Whole pages, at most the ring. Changes no byte. Any thread. False: the kernel cannot.
+    """
+    cdef uint64_t size
+    while begin != end:
+        size = min(end - begin, ring.capacity - (begin & ring.mask))
+        if madvise(ring.memory + (begin & ring.mask), size, MADV_POPULATE_WRITE) != 0:
+            return False
+        begin += size
+    return True
 
 
 cdef inline uint64_t ring_used(Ring *ring) noexcept nogil:

@@ -88,6 +88,8 @@ ctypedef struct Writer:
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     int memory_tries              # in a row
     bint was_connected
+    uint64_t begun                # a page's position: where the thread began, and
+    uint64_t populated            # up to where producers find memory since
 
 
 cdef inline void writer_wake(Writer *writer) noexcept nogil:

@@ -1,6 +1,8 @@
 """The writer thread and its wake protocol."""
 import logging
 import mmap
+import os
+import resource
 import time
 
 import pytest
@@ -139,3 +141,19 @@ def test_records_are_held_back_no_longer_than_the_longest_linger(make_handler, s
         log.info("%d", i)
         assert sink.take_one() == b"<14>%d\0" % i
     assert handler.stats().wakeups <= 20
+
+
+@pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (5, 14),
+                    reason="needs Linux 5.14: madvise(2), MADV_POPULATE_WRITE")
+def test_memory_is_there_before_it_is_needed(make_lingering):
+    """No call waits for the kernel to find a page: the writer has had them put there."""
+    _, log = make_lingering()
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(1000):
+            log.info("x" * 100)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    faults()                        # the interpreter's own memory
+    assert faults() < 1000 * 100 // mmap.PAGESIZE // 2
