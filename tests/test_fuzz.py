@@ -17,6 +17,8 @@ CAPACITY = 4 * PAGE
 WORD = 8
 HEADER_END = 512  # what comes behind it in the first page are the ring's positions
 
+pytestmark = pytest.mark.timeout(300)
+
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck))
 
