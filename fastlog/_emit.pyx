@@ -324,7 +324,7 @@ cdef int put_stock(Snapshot now, object self, object record) except -1:
     if format is not None and type(record) is LogRecord and class_is_stock():
         attributes = PyObject_GenericGetDict(record, NULL)
         if (format.steps is not None and type(attributes) is dict
-                and facts_read(&facts, attributes, format.reads)):
+                and facts_read(&facts, attributes, format.reads, format.reads_count)):
             try:
                 return put_plain(now, self, format, &facts, attributes, record)
             finally:

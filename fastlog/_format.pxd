@@ -2,14 +2,15 @@
 from libc.stdint cimport int64_t
 
 from fastlog._message cimport Message
-from fastlog._record cimport Call, Facts
+from fastlog._record cimport FIELDS, Call, Facts
 from fastlog._watch cimport Watch
 
 cdef class Format:
     cdef object formatter, style_class
     cdef list steps                   # of Step; None: to be left to formatter.format
     cdef list others                  # keys of fields that not every record has
-    cdef int reads                    # so many of a record's attributes, see Facts
+    cdef unsigned char reads[FIELDS]  # of a record's attributes, see Facts; so many:
+    cdef int reads_count
     cdef bint for_calls               # format_call() can do it
     cdef unsigned int formatter_tag, style_tag, template_tag
     cdef Watch watch                  # of the formatter's and its style's attributes

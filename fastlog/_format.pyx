@@ -191,12 +191,26 @@ cdef Format compile_format(object formatter):
     if format.steps is not None:
         format.others = [(<Step>step).key for step in format.steps
                          if (<Step>step).field == OTHER and (<Step>step).key is not None]
-        format.reads = 1 + max([<int>MSECS if format.uses_time else <int>STACK_INFO] + [
-            <int>(<Step>step).field for step in format.steps if (<Step>step).field < FIELDS])
+        add_reads(format)
         format.for_calls = (
             all([step_for_calls(step, format.defaults) for step in format.steps])
             and [(<Step>step).key for step in format.steps].count("message") <= 1)
     return format
+
+
+cdef int add_reads(Format format) except -1:
+    """What format_record() wants of a record: what the steps show, and what it needs itself."""
+    wanted = {<int>MSG, <int>ARGS, <int>LEVELNAME, <int>LEVELNO, <int>EXC_INFO, <int>EXC_TEXT,
+              <int>STACK_INFO}
+    if format.uses_time:
+        wanted |= {<int>CREATED, <int>MSECS}
+    for step in format.steps:
+        if (<Step>step).field < FIELDS:
+            wanted.add(<int>(<Step>step).field)
+    for field in sorted(wanted):
+        format.reads[format.reads_count] = field
+        format.reads_count += 1
+    return 0
 
 
 cdef bint step_for_calls(Step step, dict defaults) except -1:
@@ -249,7 +263,7 @@ cdef class Format:
     cdef bint format_record(self, Facts *facts, dict attributes, Message *out) except -1:
         """What formatter.format() returns, and does to the record, of a plain LogRecord.
 
-        facts: `reads` of its attributes. Returns False, and has done nothing, if
+        facts: what `reads` names of its attributes. Returns False, and has done nothing, if
         formatter.format() must do it, because a field is missing.
         """
         cdef PyObject *value

@@ -29,9 +29,10 @@ cdef enum Field:                      # what a LogRecord has, in the order in wh
     OTHER
 
 cdef struct Facts:
-    int count
+    const unsigned char *fields       # the ones that are read
+    int count                         # of them
     int held                          # so many are references, the others borrowed
-    PyObject *values[FIELDS]          # by Field
+    PyObject *values[FIELDS]          # by Field; of those that are not read: anything
 
 cdef struct Call:                     # references are borrowed from who makes the call
     PyObject *name                    # of the logger
@@ -49,7 +50,8 @@ cdef class Caller:
     cdef object pathname, filename, module, lineno, function
 
 
-cdef bint facts_read(Facts *facts, dict attributes, int count) except -1
+cdef bint facts_read(Facts *facts, dict attributes, const unsigned char *fields,
+                     int count) except -1
 cdef void facts_hold(Facts *facts) noexcept
 cdef void facts_release(Facts *facts) noexcept
 cdef object call_args(PyObject *const *args, Py_ssize_t count)

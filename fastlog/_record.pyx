@@ -66,8 +66,15 @@ cdef enum:
 cdef list usual_names = [None] * USUAL_LEVELS
 cdef Watch names_watch = None         # while usual_names are theirs
 
+_record = LogRecord("", 0, "", 0, "", (), None)
+# Instances share their dict's keys (PEP 412), and each one that is made lets fewer be added: with
+# ten LogRecords before the first that is formatted, every later one gets a dict of its own when
+# Formatter.format sets its second attribute, which takes as long as a whole call of ours.
+_record.message = _record.asctime = ""
+
 # All that a LogRecord has, in its order.
-cdef dict template = dict(vars(LogRecord("", 0, "", 0, "", (), None)))
+cdef dict template = dict(vars(_record))
+del template["message"], template["asctime"], _record
 
 
 cdef class Origin:
@@ -178,33 +185,38 @@ cdef bint known_order = field_names == [
     "thread", "threadName", "processName", "process"]
 
 
-cdef bint facts_read(Facts *facts, dict attributes, int count) except -1:
-    """Read the first `count` attributes, by one walk through the dict.
+cdef bint facts_read(Facts *facts, dict attributes, const unsigned char *fields,
+                     int count) except -1:
+    """Read so many attributes, named by their numbers, which ascend and outlive `facts`.
 
-    Returns False if they are not the stock ones in the stock order. Else they are
+    Returns False if they do not stand where LogRecord.__init__ puts them. Else they are
     borrowed: facts_hold() must come before any code that could change the record.
     """
+    facts.fields = fields
     facts.count = count
     facts.held = 0
     if not known_order:
         return False
     if not FREE_THREADED:
-        return facts_walk(facts, attributes, count)
+        return facts_find(facts, attributes)
     # Any code can run meanwhile, in other threads.
     with cython.critical_section(attributes):
-        if not facts_walk(facts, attributes, count):
+        if not facts_find(facts, attributes):
             return False
         facts_hold(facts)
     return True
 
 
-cdef inline bint facts_walk(Facts *facts, dict attributes, int count) noexcept:
-    cdef Py_ssize_t position = 0
+cdef inline bint facts_find(Facts *facts, dict attributes) noexcept:
+    """By their places in the dict, without a look-up: what stands there has to have the name."""
+    cdef Py_ssize_t position
     cdef PyObject *key
-    cdef int i
-    for i in range(count):
-        if (not PyDict_Next(attributes, &position, &key, &facts.values[i])
-                or key != PyList_GET_ITEM(field_names, i)):
+    cdef int i, field
+    for i in range(facts.count):
+        field = facts.fields[i]
+        position = field
+        if (not PyDict_Next(attributes, &position, &key, &facts.values[field])
+                or key != PyList_GET_ITEM(field_names, field)):
             return False
     return True
 
@@ -212,14 +224,14 @@ cdef inline bint facts_walk(Facts *facts, dict attributes, int count) noexcept:
 cdef void facts_hold(Facts *facts) noexcept:
     """Take references to all. Until facts_release()."""
     while facts.held < facts.count:
-        Py_INCREF(<object>facts.values[facts.held])
+        Py_INCREF(<object>facts.values[facts.fields[facts.held]])
         facts.held += 1
 
 
 cdef void facts_release(Facts *facts) noexcept:
     while facts.held:
         facts.held -= 1
-        Py_DECREF(<object>facts.values[facts.held])
+        Py_DECREF(<object>facts.values[facts.fields[facts.held]])
 
 
 # --- a call that has no LogRecord yet ----------------------------------------------------------

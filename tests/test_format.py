@@ -187,6 +187,7 @@ def in_zone():
     return change
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=800, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(formatter=formatters(), record=records(), zone=st.sampled_from(ZONES))
@@ -474,3 +475,21 @@ def test_an_exception_that_changes_the_record(native):
 
     record = make_record(exc_info=(Meddler, Meddler(), None), stack_info="stack")
     assert native(logging.Formatter("%(message)s"), record).endswith(b"meddler")
+
+
+def test_formatted_records_share_their_keys(run_python):
+    """CPython: instances share the keys of their dicts (PEP 412), as far as these were known before
+    ten or so were made. Else each LogRecord's dict is copied when it gets its `asctime`.
+    """
+    assert run_python("""
+import fastlog, logging, sys
+
+def make():
+    return logging.LogRecord("x", 20, "", 0, "", (), None)
+
+for _ in range(30):
+    make()
+formatted = make()
+logging.Formatter("%(asctime)s %(message)s").format(formatted)
+print(sys.getsizeof(vars(formatted)) - sys.getsizeof(vars(make())) < 100)
+""") == "True\n"
