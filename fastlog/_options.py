@@ -125,7 +125,11 @@ def header(protocol: str, **given: object) -> Header | None:
 
 
 def program_name() -> str:
-    return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+    path = sys.argv[0] if sys.argv else ""
+    name = os.path.basename(path)
+    if name == "__main__.py":             # python -m PACKAGE
+        name = os.path.basename(os.path.dirname(path))
+    return "python" if name in ("", "-c", "-m") else name
 
 
 def header_field(name: str, value: object, longest: int, ends: str = "") -> str:

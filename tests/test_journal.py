@@ -404,13 +404,22 @@ logging.info("configured")
         b"configured", b"billing", b"7")
 
 
-def test_default_ident_is_the_program(sink, tmp_path):
-    program = tmp_path / "my program.py"
+@pytest.mark.parametrize("name, arguments, ident", [
+    ("my program.py", ["my program.py"], b"my_program.py"),
+    ("shop/__main__.py", ["-m", "shop"], b"shop"),
+    ("shop/__init__.py", ["-m", "shop"], b"python"),      # before there is a name
+    ("shop.py", ["-m", "shop"], b"shop.py"),
+    ("shop.py", ["-c", "import shop"], b"python")])
+def test_default_ident_is_the_program(sink, tmp_path, name, arguments, ident):
+    program = tmp_path / name
+    program.parent.mkdir(exist_ok=True)
     program.write_text("import sys, logging, fastlog\n"
                        "logging.root.addHandler(fastlog.JournalHandler(sys.argv[1]))\n"
                        "logging.warning('x')\n")
-    subprocess.run([sys.executable, program, sink.path], check=True, timeout=30)
-    assert fields_of(sink.take_one())["SYSLOG_IDENTIFIER"] == b"my_program.py"
+    if name == "shop/__init__.py":
+        (program.parent / "__main__.py").touch()
+    subprocess.run([sys.executable, *arguments, sink.path], check=True, timeout=30, cwd=tmp_path)
+    assert fields_of(sink.take_one())["SYSLOG_IDENTIFIER"] == ident
 
 
 def test_fallback(make_journal_handler, make_sink, directory, monkeypatch, logger_for):
