@@ -8,8 +8,13 @@
 #ifndef FASTLOG_ATOMICS_H
 #define FASTLOG_ATOMICS_H
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 typedef _Atomic(uint64_t) atomic_u64;
 
@@ -82,6 +87,36 @@ static inline int cas_relaxed(atomic_u64 *object, uint64_t *expected,
 {
     return atomic_compare_exchange_weak_explicit(
         object, expected, desired, memory_order_relaxed, memory_order_relaxed);
+}
+
+/* futex(2) has one number for each size of time_t where long has 32 bits. */
+#ifdef SYS_futex_time64
+#define FASTLOG_FUTEX (sizeof(time_t) > sizeof(long) ? SYS_futex_time64 : SYS_futex)
+#else
+#define FASTLOG_FUTEX SYS_futex
+#endif
+
+/* What a futex looks at: the low 32 bits. */
+static inline uint32_t *fastlog_low_half(atomic_u64 *object)
+{
+    return (uint32_t *)object + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
+}
+
+/* Sleep while the object is `seen`, until CLOCK_MONOTONIC is `deadline` at the
+ * latest; may come back earlier. */
+static inline void wait_while(atomic_u64 *object, uint64_t seen,
+                              const struct timespec *deadline)
+{
+    syscall(FASTLOG_FUTEX, fastlog_low_half(object),
+            FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (uint32_t)seen, deadline,
+            NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+/* Wake all who wait_while(). Async-signal-safe, and waits for none of them. */
+static inline void wake_all(atomic_u64 *object)
+{
+    syscall(FASTLOG_FUTEX, fastlog_low_half(object),
+            FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
 }
 
 #endif

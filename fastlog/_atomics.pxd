@@ -1,5 +1,6 @@
 """C11 atomics; each name ends with its memory order (see _atomics.h)."""
 from libc.stdint cimport uint64_t
+from posix.time cimport timespec
 
 cdef extern from "_atomics.h" nogil:
     ctypedef struct atomic_u64:
@@ -18,3 +19,5 @@ cdef extern from "_atomics.h" nogil:
     uint64_t add_seq_cst(atomic_u64 *obj, uint64_t value) noexcept
     int cas_seq_cst(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
     int cas_relaxed(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
+    void wait_while(atomic_u64 *obj, uint64_t seen, const timespec *deadline) noexcept
+    void wake_all(atomic_u64 *obj) noexcept

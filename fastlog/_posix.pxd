@@ -133,10 +133,6 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
     ctypedef struct pthread_mutex_t:
         pass
-    ctypedef struct pthread_cond_t:
-        pass
-    ctypedef struct pthread_condattr_t:
-        pass
     int pthread_create(pthread_t *thread, const void *attributes,
                        void *(*entry)(void *) noexcept nogil, void *argument) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
@@ -148,14 +144,6 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_timedlock(pthread_mutex_t *mutex, const timespec *deadline) noexcept
     int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
     int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
-    int pthread_condattr_init(pthread_condattr_t *attributes) noexcept
-    int pthread_condattr_setclock(pthread_condattr_t *attributes, int clock) noexcept
-    int pthread_condattr_destroy(pthread_condattr_t *attributes) noexcept
-    int pthread_cond_init(pthread_cond_t *condition,
-                          const pthread_condattr_t *attributes) noexcept
-    int pthread_cond_broadcast(pthread_cond_t *condition) noexcept
-    int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex,
-                               const timespec *deadline) noexcept
 
 cdef extern from "<sys/eventfd.h>" nogil:
     enum:

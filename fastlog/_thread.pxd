@@ -2,7 +2,7 @@
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint64_t
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
-from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, read
 
 from fastlog._atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst,
@@ -11,11 +11,10 @@ from fastlog._clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._drain cimport (BACKOFF_MIN, CONNECTING, NO_MEMORY, NO_PEER, PEER_FULL, RING_EMPTY,
                              STOP_ASKED, Drained, writer_begin, writer_disconnect, writer_drain)
 from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
-                             pollfd, ppoll, pthread_cond_init, pthread_condattr_destroy,
-                             pthread_condattr_init, pthread_condattr_setclock, pthread_condattr_t,
-                             pthread_create, pthread_detach, pthread_join, pthread_mutex_init,
-                             pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
-                             pthread_sigmask, pthread_timedjoin_np, sigfillset, sigset_t)
+                             pollfd, ppoll, pthread_create, pthread_detach, pthread_join,
+                             pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+                             pthread_setname_np, pthread_sigmask, pthread_timedjoin_np,
+                             sigfillset, sigset_t)
 from fastlog._ring cimport (Ring, page_size, ring_create, ring_destroy, ring_find, ring_is_ready,
                             ring_map, ring_mend, ring_next, ring_peek, ring_populate)
 from fastlog._transport cimport errno_set, transport_close, transport_init, transport_is_network
@@ -292,7 +291,6 @@ cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int sockty
     only_look: what is changed in the ring does not reach the file.
     errno is EBADMSG if the positions in the file make no sense.
     """
-    cdef pthread_condattr_t attributes
     cdef int error
     # mmap and not malloc: aligned for line_u64, zeroed, and given back at once.
     cdef void *memory = mmap(NULL, sizeof(Writer), PROT_READ | PROT_WRITE,
@@ -306,11 +304,6 @@ cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int sockty
     store_relaxed(&writer.wanted.value, NOBODY)
     pthread_mutex_init(&writer.lifecycle, NULL)
     pthread_mutex_init(&writer.tail_lock, NULL)
-    pthread_mutex_init(&writer.progress_lock, NULL)
-    pthread_condattr_init(&attributes)
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-    pthread_cond_init(&writer.progress, &attributes)
-    pthread_condattr_destroy(&attributes)
     writer.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
     if writer.wake_fd < 0 or not writer_take_ring(writer, capacity, spool_fd, only_look):
         error = errno

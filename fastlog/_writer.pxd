@@ -17,20 +17,22 @@ that the writer wakes nobody before there is something to wake up for:
     waiter: W2 store wanted, then load tail
     writer: R1 store tail, then W1 load wanted
 
+Who waits sleeps on `progress`, as it was before W2; the writer takes `wanted` back first and
+counts `progress` then, so whoever's store it took back sees another number.
+
 `stop` asks the writer to leave; it is stored before a wake-up call.
 """
-from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, write
 
-from fastlog._atomics cimport (atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64, load_acquire,
-                               load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
+from fastlog._atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64,
+                               load_acquire, load_relaxed, load_seq_cst, store_relaxed,
+                               store_seq_cst, wait_while, wake_all)
 from fastlog._clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._counters cimport EVICTED, Counters, count_loss
-from fastlog._posix cimport (pthread_cond_broadcast, pthread_cond_t, pthread_cond_timedwait,
-                             pthread_mutex_lock, pthread_mutex_t, pthread_mutex_timedlock,
-                             pthread_mutex_trylock, pthread_mutex_unlock, pthread_t)
+from fastlog._posix cimport (pthread_mutex_t, pthread_mutex_timedlock, pthread_mutex_trylock,
+                             pthread_mutex_unlock, pthread_t)
 from fastlog._ring cimport (LENGTH_MASK, SKIPPED, Mended, Ring, record_bytes, record_span, ring_at,
                             ring_limit, ring_peek, ring_release, ring_used, word_severity)
 from fastlog._transport cimport TRANSPORT_BATCH, Transport, transport_set_aside
@@ -73,8 +75,9 @@ ctypedef struct Writer:
     pthread_mutex_t tail_lock
     bint tail_lock_lost           # its holder has crashed
     uint64_t linger_min           # ns; 0: no lingering
-    pthread_mutex_t progress_lock
-    pthread_cond_t progress       # tail reached `wanted`
+    # Counts how often tail reached `wanted`. A futex and no condition variable: of those a signal
+    # takes waiters for a broadcast to wait for, and in a crash they do not come back.
+    line_u64 progress
     # Under `lifecycle`:
     pthread_mutex_t lifecycle
     pthread_t thread
@@ -121,18 +124,18 @@ cdef inline void writer_offer_socket(Writer *writer, int fd) noexcept nogil:
 cdef inline void writer_await_tail(Writer *writer, uint64_t wanted,
                                    uint64_t timeout) noexcept nogil:
     """Wait until the ring's tail has reached `wanted`, at most `timeout` ns. Any thread."""
-    cdef timespec deadline = to_timespec(monotonic_ns() + timeout)
-    pthread_mutex_lock(&writer.progress_lock)
+    cdef uint64_t end = monotonic_ns() + timeout
+    cdef timespec deadline = to_timespec(end)
+    cdef uint64_t seen, lowest
     while True:
-        # Only threads that hold the lock store it, so this is no race.
-        if wanted < load_relaxed(&writer.wanted.value):
-            store_seq_cst(&writer.wanted.value, wanted)         # W2 pairs with W1
-        if load_seq_cst(&writer.ring.at.tail.value) >= wanted:
-            break
-        if pthread_cond_timedwait(&writer.progress, &writer.progress_lock,
-                                  &deadline) == ETIMEDOUT:
-            break
-    pthread_mutex_unlock(&writer.progress_lock)
+        seen = load_seq_cst(&writer.progress.value)     # first: what then happens is noticed
+        lowest = load_relaxed(&writer.wanted.value)
+        while wanted < lowest and not cas_seq_cst(&writer.wanted.value, &lowest,
+                                                  wanted):      # W2 pairs with W1
+            pass
+        if load_seq_cst(&writer.ring.at.tail.value) >= wanted or monotonic_ns() >= end:
+            return
+        wait_while(&writer.progress.value, seen, &deadline)
 
 
 cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
@@ -175,12 +178,11 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
         store_relaxed(&writer.stalled.value, 0)
     if load_relaxed(&writer.trouble.value) & 1:
         writer_end_trouble(writer)
-    if (position >= load_seq_cst(&writer.wanted.value)          # W1 pairs with W2
-            and writer_lock(writer, &writer.progress_lock)):
-        # Who waits for more than this says so again.
-        store_relaxed(&writer.wanted.value, NOBODY)
-        pthread_cond_broadcast(&writer.progress)
-        pthread_mutex_unlock(&writer.progress_lock)
+    if position >= load_seq_cst(&writer.wanted.value):          # W1 pairs with W2
+        # Who waits for more than this, or came just now, says so again.
+        store_seq_cst(&writer.wanted.value, NOBODY)
+        add_seq_cst(&writer.progress.value, 1)
+        wake_all(&writer.progress.value)
 
 
 cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:

@@ -7,6 +7,8 @@ import threading
 
 import pytest
 
+from fastlog.cli.rsyslogd import wait_until
+
 COUNT = 5_000
 
 PROGRAM = """
@@ -387,3 +389,47 @@ log.info(text)
     done = recover(spool)
     assert done.stdout == (f"{spool}: 1 that it did not finish, which are left out\n"), done
     assert sink.is_empty() and not spool.exists()
+
+
+def test_the_crashed_thread_waits_for_room(directory, make_sink, run_python):
+    """As others do, who get some and come back while the drain goes on: nobody waits for it."""
+    sink = make_sink()
+    sink.hang()
+    received = []
+
+    def read():
+        wait_until((directory / "killed").exists, 30, "the signal")
+        while received[-1:] != [b"end"]:
+            received.append(sink.take_one())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        run_python("""
+import logging, os, signal, sys, threading, time, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 16, block_timeout=1000.0)
+handler._tell = lambda text: None        # that the daemon hangs
+log = logging.Logger("x")
+log.addHandler(handler)
+fastlog.enable_crash_drain(10.0)
+for i in range(400):                     # of 136 bytes: seven eighths of the ring hold 421
+    log.info("%d %s", i, "x" * 116)
+
+def fill():
+    while True:
+        log.info("more %s", "x" * 116)
+
+def kill():
+    time.sleep(0.2)                      # until all wait; it is no error if they do not
+    open(sys.argv[2], "x").close()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+for target in (fill, fill, fill, kill):
+    threading.Thread(target=target, daemon=True).start()
+fill()
+""", sink.path, directory / "killed", returncode=-signal.SIGTERM)
+    finally:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"end", sink.path)
+        reader.join()
+    assert [int(each[4:].split()[0]) for each in received[:400]] == list(range(400))
