@@ -6,7 +6,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
-TEST_TOOLS ?= test
 CHAOS_ARGS ?= --seconds 180 --soak 10000000
 
 bin = $(VENV)/bin
@@ -39,13 +38,11 @@ help:
 demo: $(VENV)/installed daemons
 	$(bin)/fastlog demo
 
-test: $(VENV)/installed $(VENV)/tools-$(TEST_TOOLS) daemons
+test: $(VENV)/installed $(VENV)/tools-test daemons
 	$(bin)/pytest $(PYTEST_ARGS)
 
 test-freethreaded: $(freethreaded)
-	PYTHON_GIL=0 $(MAKE) test PYTHON="$(abspath $(freethreaded))" VENV=.venv-3.13t \
-	    TEST_TOOLS=test-core \
-	    PYTEST_ARGS="--ignore=tests/test_examples.py --ignore=tests/test_servers.py $(PYTEST_ARGS)"
+	PYTHON_GIL=0 $(MAKE) test PYTHON="$(abspath $(freethreaded))" VENV=.venv-3.13t
 
 $(freethreaded):
 	tests/native/python-freethreaded .python3.13t

@@ -169,7 +169,9 @@ cdef Snapshot find_snapshot(object handler):
 cdef int forget_snapshot(object self) except -1:
     add_seq_cst(&assignments, 1)
     last = self.__dict__.pop("_fastlog_snapshot", None)
-    if FREE_THREADED and last is not None:
+    if last is None:
+        return 0
+    if FREE_THREADED:
         for each in list((<dict?>last).values()):
             if type(each) is Snapshot:
                 store_seq_cst(&(<Snapshot>each).state, OUT_OF_DATE)
