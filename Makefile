@@ -29,7 +29,7 @@ help:
 	@echo 'make sanitize  the whole extension with AddressSanitizer and UBSanitizer (about 4 minutes)'
 	@echo 'make bench   the benchmarks (about 25 minutes); BENCH_ARGS=--quick for a look'
 	@echo 'make docs    the documentation as a site, in $(VENV)/docs'
-	@echo 'make lint    ruff, cython-lint, mypy, stubtest'
+	@echo 'make lint    ruff, cython-lint, mypy, stubtest, and whether cibuildwheel takes its configuration'
 	@echo 'make sdist   the source distribution, in dist/'
 	@echo 'make setup   what demo, test, lint, chaos and sanitize need, daemons included'
 	@echo 'make clean   remove what was built'
@@ -69,7 +69,8 @@ lint: $(VENV)/installed $(VENV)/tools-lint
 	PATH="$(abspath $(bin)):$$PATH"; set -e; \
 	ruff check .; \
 	cython-lint fastlog tests/native; \
-	mypy
+	mypy; \
+	cibuildwheel --platform linux --print-build-identifiers > /dev/null
 	cd $(VENV) && bin/python -m mypy.stubtest fastlog --ignore-missing-stub
 
 sdist: $(VENV)/sdist
