@@ -119,8 +119,10 @@ class EngineHandler(logging.handlers.SysLogHandler):
     def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """Wait until every record accepted before the call was handed to the kernel.
 
-        timeout: seconds, None: close_timeout. Returns False if it passed first.
-        Ctrl-C interrupts it. Thread-safe.
+        timeout: seconds; None: close_timeout.
+
+        Returns whether that was reached before the timeout. Ctrl-C interrupts
+        it. Thread-safe.
         """
         seconds = self._seconds(timeout)
         deadline = time.monotonic() + seconds
@@ -134,10 +136,12 @@ class EngineHandler(logging.handlers.SysLogHandler):
     def close(self, timeout: float | None = None) -> None:
         """Flush, then stop the writer thread and close the socket. Thread-safe, idempotent.
 
-        timeout: seconds, None: close_timeout. Records that could not be
-        delivered by then are reported on stderr if logging.raiseExceptions is
-        set; they stay in the ring. A record logged later starts the writer
-        again, as the standard library's handler opens a new socket.
+        timeout: seconds; None: close_timeout.
+
+        Records that could not be delivered by then stay in the ring, and are
+        reported on stderr if logging.raiseExceptions is set. A record logged
+        later starts the writer again, as the standard library's handler opens a
+        new socket.
         """
         self._stop(self._seconds(timeout))
         logging.Handler.close(self)

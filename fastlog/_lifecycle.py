@@ -72,20 +72,19 @@ def _flush_all() -> None:
 def enable_crash_drain(timeout: float = 2.0) -> None:
     """Send what the handlers hold before a fatal signal ends the process.
 
-    Like `faulthandler.enable()`, with which it goes together in either order: on
-    SIGSEGV, SIGABRT, SIGBUS, SIGILL and SIGFPE, and on SIGTERM if the program has
-    no handler for it, the thread that got the signal waits until the writers have
-    sent all that was accepted; then the earlier disposition of the signal runs.
+    On SIGSEGV, SIGABRT, SIGBUS, SIGILL and SIGFPE, and on SIGTERM if the program
+    has no handler for it, the thread that got the signal waits until the writers
+    have sent all that was accepted; then the earlier disposition of the signal
+    runs. Works together with `faulthandler.enable()`, in either order.
 
-    timeout: seconds that this may take in all; so long a daemon that is down is
-        waited for.
+    timeout: seconds that this may take in all, also where the daemon is down.
 
-    Of no help against SIGKILL and os._exit(): that is what `spool` is for. The
-    handler of the signal runs on an alternate stack in the thread that calls this,
-    so call it from the main thread; another thread that overflows its stack ends
-    the process without a drain. To call it again changes the timeout, and takes
-    back signals that something else has taken over since. Inherited by forked
-    children, where it drains the child's own records. At most 64 handlers.
+    It does not help against SIGKILL and os._exit(): that is what `spool` is for.
+    The signal handler has an alternate stack in the thread that calls this, so
+    call it from the main thread; another thread that overflows its stack ends the
+    process without a drain. A second call changes the timeout, and takes back
+    signals that something else has taken over since. Forked children inherit it,
+    and drain their own records. At most 64 handlers.
 
     Raises TypeError or ValueError for a bad timeout.
     """

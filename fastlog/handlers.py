@@ -30,18 +30,18 @@ class SysLogHandler(EngineHandler):
         abstract namespace), or (host, port). None: /dev/log, else
         /run/systemd/journal/dev-log. It need not exist or answer yet: records
         wait in the ring until it does. A host's name is looked up by the writer.
-    facility: name or number (0-23).
+    facility: name or number (0-23), by which daemons route records.
     socktype: socket.SOCK_DGRAM, socket.SOCK_STREAM, or None: datagram, and for
         a unix socket stream if that is what listens.
-    timeout: seconds that the writer gives a TCP connect; None: what the kernel
-        allows. No call waits for it.
+    timeout: seconds that the writer waits for a TCP connect; None: as long as the
+        kernel allows. No logging call waits for it.
     protocol: "stdlib": `<PRI>` + ident + message, + NUL if append_nul.
         "rfc3164" and "rfc5424": with that header in the place of ident, and
         the time at which the record was made.
-    framing: of records on a stream. None: the standard library's, which is none
-        (with the other protocols octet counting). "octet-counting" or
-        "newline": as in RFC 6587; append_nul is then False by default, and with
-        "newline" a line feed in a message becomes #012.
+    framing: how records are kept apart on a stream. None: by the NUL, as the
+        standard library does (with the other protocols: octet counting).
+        "octet-counting" or "newline": as in RFC 6587; append_nul is then False
+        by default, and with "newline" a line feed in a message becomes #012.
     ident: put before each message, "" by default. An attribute, read at each
         record, like append_nul. With the other protocols it is app_name that
         names the program.
@@ -53,28 +53,29 @@ class SysLogHandler(EngineHandler):
         its domain); of the program; the id of the process that logs, also after
         a fork; "-". Where a default has other characters, "_" stands for them.
         A record has a msgid of its own by `extra={"msgid": ...}`.
-    structured_data: RFC 5424's, {id: {name: value}}, for each record that brings
-        none by `extra={"structured_data": ...}`, in which "_" stands for what a
-        name may not have.
+    structured_data: RFC 5424's, {id: {name: value}}, for each record that does not
+        bring its own by `extra={"structured_data": ...}`, in which "_" stands for
+        what a name may not have.
     capacity: bytes of the ring, a power of two; default 4 MiB. Records below
         WARNING may fill seven eighths of it.
-    overflow: what a record meets that finds the ring full. "block": it waits
-        while the daemon takes records; after block_timeout without progress it
-        and all that follow are dropped, until there is progress. "drop_new":
-        it is dropped. "drop_oldest": the oldest records are discarded for it,
-        whatever their severity.
-    block_timeout: seconds; default 0.2.
+    overflow: what happens to a record that finds the ring full. "block": it waits
+        as long as the daemon takes records; after block_timeout without progress
+        it is dropped, and so is each that then finds no room, until there is
+        progress. "drop_new": it is dropped. "drop_oldest": the oldest records are
+        discarded for it, whatever their severity.
+    block_timeout: seconds that a call waits for a daemon that takes nothing;
+        default 0.2.
     linger: seconds after which the writer looks again for records while they
         keep coming, default 0.002. While few come this grows up to 16 times,
         which is the longest that a record below urgent_level is held back. 0:
-        never hold a record back; each costs a wake-up when the writer sleeps.
+        never hold a record back; each one wakes the writer if it sleeps.
     urgent_level: records of this level and above (number or name) leave at
         once; default logging.ERROR.
     close_timeout: seconds that close() and flush() try to deliver what is
         pending; default 5.
-    max_size: bytes of a record, its priority and ident included. None: what the
-        socket takes, for which its buffer is raised if need be.
-    oversize: what becomes of a longer record. "shorten": it is cut between
+    max_size: the longest record in bytes, its priority and ident included. None:
+        what the socket takes, whose buffer is raised if need be.
+    oversize: what happens to a longer record. "shorten": it is cut between
         characters and ends with " [... cut by fastlog]". "split": it is sent as
         several, each with priority and ident; max_size is then 8192 by default.
     spool: path of a file in which the ring lives, so that records which were not
@@ -83,8 +84,8 @@ class SysLogHandler(EngineHandler):
         forked child has a file of its own, PATH.PID. Best on a tmpfs (/run,
         /dev/shm), which lives as long as the machine runs.
 
-    After a loss the stream says so: one record of level WARNING, from a logger
-    named "fastlog", with counts and times.
+    After a loss the log says so: one record of level WARNING, from a logger named
+    "fastlog", with counts and times.
 
     Raises TypeError or ValueError, which names the argument, and OSError if
     the ring cannot be allocated or the spool cannot be used.

@@ -15,9 +15,10 @@ def check_output(text):
     assert "3,000 of 3,000 records from 4 threads are in the file" in text
     assert "order of each thread: kept" in text
     assert "submitted 3,000 = accepted 3,000 + dropped 0" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert len(re.findall(r"^    thread \d record \d+$", text, re.MULTILINE)) == 3
     for name in ("logging.handlers.SysLogHandler", "fastlog.SysLogHandler"):
-        assert re.search(rf"^    {name} +([\d.]+ +){{4}}[\d,]+$", text, re.MULTILINE)
+        assert re.search(rf"^  {name} +([\d.]+ +){{4}}[\d,]+$", text, re.MULTILINE)
 
 
 def test_with_rsyslogd(start_rsyslogd, tmp_path):

@@ -28,10 +28,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def run_doctor(*arguments, as_nobody=False):
+def run_doctor(*arguments, as_nobody=False, **environment):
     program = ["-c", AS_NOBODY] if as_nobody else ["-m", "fastlog"]
     done = subprocess.run([sys.executable, *program, "doctor", *map(str, arguments)],
-                          capture_output=True, text=True, timeout=50)
+                          capture_output=True, text=True, timeout=50,
+                          env={**os.environ, **environment})
     assert done.stderr == ""
     return done
 
@@ -74,11 +75,14 @@ def test_rsyslogd(rsyslogd):
 
 
 def test_text(rsyslogd):
-    """Lines of at most 96 columns unless a path is longer; each says what and what to do."""
-    done = run_doctor("--address", rsyslogd.socket)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[-1] == "no problem, no warning"
-    assert all(len(line) <= 96 or " " not in line.strip() for line in lines)
+    """Lines that fit in the terminal unless a path is longer; each says what and what to do."""
+    for columns in ("60", "200"):
+        done = run_doctor("--address", rsyslogd.socket, COLUMNS=columns)
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0 and lines[-1] == "no problem, no warning"
+        width = min(int(columns), 96)
+        assert all(len(line) <= width or " " not in line.strip() for line in lines)
+        assert max(map(len, lines)) > width - 15
     assert {line.split(" ")[0] for line in lines[:-1]} == {"ok", "note", ""}
     assert any(line.startswith("         -> If yours are longer: ") for line in lines)
 

@@ -52,7 +52,7 @@ def _start(directory: str) -> Rsyslogd | Receiver:
     if program is None:
         print("rsyslogd is not installed: a small receiver takes its place")
         return Receiver(directory)
-    print(f"a private {program}: facility local0 and tag ServerLog go to a file of their own")
+    print(f"A private {program}: facility local0 and tag ServerLog go to\na file of their own.")
     return Rsyslogd(directory)
 
 
@@ -94,13 +94,17 @@ def _log_and_show(daemon: Rsyslogd | Receiver, threads: int, records: int) -> bo
 
     lines = daemon.server_log.read_text().splitlines()
     problem = _check(lines, shares)
-    print(f"{len(lines):,} of {records:,} records from {threads} threads are in the file after "
-          f"{took:.2f} s ({records / took:,.0f}/s); order of each thread: {problem or 'kept'}")
+    print(f"{len(lines):,} of {records:,} records from {threads} threads are in the file")
+    print(f"    after {took:.2f} s: {records / took:,.0f} records/s")
+    print(f"    order of each thread: {problem or 'kept'}")
     stats = handler.stats()
-    print(f"stats: submitted {stats.submitted:,} = accepted {stats.accepted:,} + dropped "
-          f"{stats.dropped:,}; accepted = sent {stats.sent:,} + discarded {stats.discarded:,} + "
-          f"pending {stats.pending:,}; wake-up calls {stats.wakeups:,}")
-    print("the file's last lines:")
+    print("The handler's counters:")
+    print(f"    submitted {stats.submitted:,} = accepted {stats.accepted:,} "
+          f"+ dropped {stats.dropped:,}")
+    print(f"    accepted {stats.accepted:,} = sent {stats.sent:,} + discarded {stats.discarded:,} "
+          f"+ pending {stats.pending:,}")
+    print(f"    wake-up calls {stats.wakeups:,}")
+    print("The file's last lines:")
     for line in lines[-3:]:
         print(f"    {line}")
     return problem is None
@@ -150,13 +154,14 @@ def _compare(daemon: Rsyslogd | Receiver, count: int) -> None:
             share = max(1, count // _SEGMENTS)
             durations[name] += time_paced(calls[name], share, _PACED_RATE, asleep=False)
             seconds[name] += _time_tight(calls[name], share, daemon.server_log)
-    print(f"a call, in µs, at {_PACED_RATE:,} records/s; records/s in a tight loop, "
-          "until all are in the file:")
-    print(f"    {'':32}{'p50':>9}{'p99':>9}{'p99.9':>9}{'worst':>9}{'records/s':>12}")
+    print(f"µs for a call, at {_PACED_RATE:,} records/s; and in a tight loop, records/s until all\n"
+          "are in the file:")
+    print(f"  {'':31}{'p50':>8}{'p99':>8}{'p99.9':>9}{'worst':>9}{'records/s':>11}")
     for name in names:
         columns = [percentile(durations[name], p) / 1000 for p in (50, 99, 99.9, 100)]
-        print(f"    {name:32}" + "".join(f"{value:9.1f}" for value in columns)
-              + f"{len(durations[name]) / seconds[name]:12,.0f}")
+        print(f"  {name:31}" + "".join(f"{value:{width}.1f}" for value, width
+                                       in zip(columns, (8, 8, 9, 9), strict=True))
+              + f"{len(durations[name]) / seconds[name]:11,.0f}")
         loggers[name].handlers[0].close()
 
 

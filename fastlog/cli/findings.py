@@ -1,6 +1,7 @@
 """What fastlog doctor says: findings, and how they are printed."""
 from __future__ import annotations
 
+import shutil
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Literal
 
-_WIDTH = 96
+_WIDTH_MAX, _WIDTH_MIN = 96, 40
 _STATUS_WIDTH = 9
 
 
@@ -40,9 +41,11 @@ def _paragraph(finding: Finding) -> str:
 
 
 def _wrap(text: str, first: str, others: str) -> str:
+    # A terminal's own width, $COLUMNS, or what fits into most.
+    width = shutil.get_terminal_size((_WIDTH_MAX, 0)).columns
     # A path or a setting that is to be copied stays in one piece.
-    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=others,
-                         break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text, max(_WIDTH_MIN, min(width, _WIDTH_MAX)), initial_indent=first,
+                         subsequent_indent=others, break_long_words=False, break_on_hyphens=False)
 
 
 def summary(findings: Iterable[Finding]) -> str:
