@@ -50,6 +50,11 @@ cdef str valid_name(object name):
     return NOT_NAME.sub("_", text_of(name))[:NAME_MAX] or "_"
 
 
+cdef list items_of(object mapping):
+    """Copied: another thread, or a str(), may change a dict meanwhile."""
+    return list(mapping.items()) if isinstance(mapping, Mapping) else []
+
+
 def structured_data(elements):
     """{id: {name: value}} as RFC 5424 writes it; "-" if it is empty.
 
@@ -58,10 +63,10 @@ def structured_data(elements):
     come twice (section 6.3.2). Values can be anything. What is no mapping is left out.
     """
     cdef dict written = {}
-    for element, parameters in elements.items() if isinstance(elements, Mapping) else ():
+    for element, parameters in items_of(elements):
         element = valid_name(element)
         parts = [written.get(element, "")]
-        for name, value in parameters.items() if isinstance(parameters, Mapping) else ():
+        for name, value in items_of(parameters):
             text = ESCAPED.sub(r"\\\1", text_of(value))
             parts.append(f' {valid_name(name)}="{text}"')
         written[element] = "".join(parts)

@@ -295,6 +295,20 @@ def test_extra_that_does_not_behave(handler5424, sink, capsys, extra, written):
     assert capsys.readouterr().err == ""
 
 
+def test_structured_data_that_changes(handler5424, sink, capsys):
+    """As the context of a request may, of which another thread knows."""
+    class Changing:
+        def __str__(self):
+            elements[f"more{len(elements)}"] = {}
+            elements["a"][f"more{len(elements)}"] = 1
+            return "x"
+
+    elements = {"a": {"b": Changing(), "c": 1}, "d": {}}
+    handler5424.handle(record("m", 0.0, structured_data=elements))
+    assert sink.take_one().endswith(b' 1 - [a b="x" c="1"][d] m\0')
+    assert capsys.readouterr().err == ""
+
+
 def test_none_is_nothing_given(make_handler, sink):
     """In the place of what a record does not bring stands what the constructor got."""
     handler = make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app",
