@@ -17,6 +17,9 @@ from fastlog.__main__ import main
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+OTHER_PAGES = [ROOT / name for name in (
+    "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md",
+    "examples/rsyslog/README.md")]
 OWN_TESTS = ("crash-safety.md", "formats.md", "journal.md")  # of their blocks
 
 
@@ -44,7 +47,8 @@ def examples(language):
     return result
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES + OTHER_PAGES,
+                         ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page):
     for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text()):
         assert (page.parent / target).exists(), target
