@@ -154,6 +154,22 @@ def test_threads_overflow_together(make_handler, sink, logger_for):
     assert handler.flush() and handler.stats().sent == stats.accepted + 1  # and the notice
 
 
+@pytest.mark.parametrize("overflow", ["block", "drop_new", "drop_oldest"])
+@pytest.mark.parametrize("there", [True, False])
+def test_nobody_spins(make_handler, directory, make_sink, logger_for, overflow, there):
+    """Neither the writer nor a thread that waits uses the processor while nothing can be sent."""
+    if there:
+        make_sink().hang()
+    handler = make_handler(directory / "log", capacity=CAPACITY, overflow=overflow,
+                           block_timeout=0.5)
+    log = logger_for(handler)
+    before = time.process_time()
+    while not handler.stats().losses:      # with "block" the last call waits
+        log.info(TEXT)
+    assert not handler.flush(0.5)
+    assert time.process_time() - before < 0.25
+
+
 # --- drop_oldest ---------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("capacity", [mmap.PAGESIZE, 4 * mmap.PAGESIZE])

@@ -45,6 +45,28 @@ def test_says_what_is_wrong(recover, arguments, status, said):
     assert done.returncode == status and said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_killed_in_the_middle(leave, make_sink, spool):
+    """The next one goes on where it was: a batch may come twice, in order."""
+    leave(*range(300))
+    sink = make_sink()
+    following = 0
+    for is_killed in (True, True, True, False):
+        with subprocess.Popen([sys.executable, "-m", "fastlog", "recover", spool],
+                              stdout=subprocess.DEVNULL) as process:
+            received = sink.take(50)
+            if is_killed:
+                process.kill()
+            while not is_killed and received[-1] != b"<14>299\0":
+                received += sink.take()
+        while not sink.is_empty():
+            received += sink.take()
+        numbers = [int(each[4:-1]) for each in received]
+        assert following - 16 <= numbers[0] <= following
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        following = numbers[-1] + 1
+    assert following == 300 and not spool.exists()
+
+
 def test_knows_the_last_destination(leave, recover, make_sink, spool, directory):
     """Not the one of the process that made the file."""
     leave("a", address=str(directory / "before"))
