@@ -15,9 +15,10 @@ from workloads import (
     RATES,
     SPOOL,
     STALLED,
+    cost_name,
+    many_name,
     paced_name,
     paced_threads_name,
-    threads_name,
 )
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ class Claim(NamedTuple):
 def cost_claims(results: Results) -> list[Claim]:
     found = []
     for ours, goals in (LOGGER, ("<= 3", ">= 12", "")), ("fastlog", ("", "", "<= 0.8")):
-        above = [ns / 1000 for ns in results.values("cost of a call", ours, "above null")]
-        found += [
-            Claim(f"{ours} / bare `msg % args`, tight",
-                  results.values("cost of a call", ours, "times percent"), goals[0]),
-            Claim(f"SysLogHandler / {ours}, tight",
-                  results.ratios("cost of a call", STDLIB, ours, "costs", "this"), goals[1]),
-            Claim(f"{ours} above NullHandler, tight, µs", above, goals[2])]
+        for burst in results.sizes.bursts:
+            name = cost_name(burst)
+            above = [ns / 1000 for ns in results.values(name, ours, "above null")]
+            found += [
+                Claim(f"{ours} / bare `msg % args`, {name}",
+                      results.values(name, ours, "times percent"), goals[0]),
+                Claim(f"SysLogHandler / {ours}, {name}",
+                      results.ratios(name, STDLIB, ours, "costs", "this"), goals[1]),
+                Claim(f"{ours} above NullHandler, {name}, µs", above, goals[2])]
     return found
 
 
@@ -70,11 +73,12 @@ def paced_claims(results: Results) -> list[Claim]:
 
 
 def spool_claims(results: Results) -> list[Claim]:
-    return [Claim(f"{SPOOL} / {LOGGER}, tight",
-                  results.ratios("cost of a call", SPOOL, LOGGER, "costs", "this"), "<= 1.1"),
-            Claim(f"{SPOOL} / {LOGGER}, p50 of the call, {paced_name(10_000, 'busy')}",
-                  results.ratios(paced_name(10_000, "busy"), SPOOL, LOGGER, "service", "p50"),
-                  "<= 1.1")]
+    tight = [Claim(f"{SPOOL} / {LOGGER}, {cost_name(burst)}",
+                   results.ratios(cost_name(burst), SPOOL, LOGGER, "costs", "this"), "<= 1.1")
+             for burst in results.sizes.bursts]
+    paced = paced_name(10_000, "busy")
+    return [*tight, Claim(f"{SPOOL} / {LOGGER}, p50 of the call, {paced}",
+                          results.ratios(paced, SPOOL, LOGGER, "service", "p50"), "<= 1.1")]
 
 
 def stall_claims(results: Results) -> list[Claim]:
@@ -98,7 +102,7 @@ def throughput_claims(results: Results) -> list[Claim]:
 
 def thread_claims(results: Results) -> list[Claim]:
     found = []
-    tight = {n: threads_name(n) for n in (1, 4)}
+    tight = {n: many_name(n) for n in (1, 4)}
     paced = {n: paced_threads_name(n) for n in (1, 4)}
 
     def ratio(names: dict[int, str], subject: str, *path: str) -> list[float]:
