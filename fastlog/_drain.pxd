@@ -12,7 +12,8 @@ from fastlog._counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
 from fastlog._frame cimport frame_blank, frame_cut
 from fastlog._posix cimport iovec
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, record_bytes, record_span,
-                            ring_at, ring_peek, ring_shorten, ring_skip, word_severity)
+                            ring_at, ring_peek, ring_populate, ring_shorten, ring_skip,
+                            word_severity)
 from fastlog._transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
                                  transport_make_room, transport_outcome, transport_send,
@@ -25,6 +26,8 @@ cdef enum:
     BACKOFF_MIN = 10 * MILLISECOND
     LARGE = 65536                 # bytes; for a record of so many there may never be memory:
     MEMORY_TRIES = 10             # after so many it is shortened
+    POPULATE_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
+    POPULATE_STEP = 1 << 16       # at a time: no urgent record waits long for it
 
 cdef enum Drained:                # why writer_drain came back
     NOTHING_WRONG                 # it does not
@@ -193,19 +196,36 @@ cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
     return ready
 
 
+cdef inline bint writer_populate(Writer *writer) noexcept nogil:
+    """Keep memory in front of the producers, in a ring's first turn. False: there is enough.
+
+    For the first touch of a page a producer would wait as long as for ten calls, or a hundred.
+    """
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t last = writer.begun + ring.capacity
+    cdef uint64_t end
+    if (writer.populated == last
+            or load_relaxed(&ring.at.head.value) + POPULATE_AHEAD < writer.populated):
+        return False
+    end = min(writer.populated + POPULATE_STEP, last)
+    writer.populated = end if ring_populate(ring, writer.populated, end) else last
+    return True
+
+
 cdef inline Drained writer_drain(Writer *writer) noexcept nogil:
     """Send records until there are none, or the peer or the kernel says no."""
     cdef Drained drained
     cdef bint locked
     while not load_acquire(&writer.stop.value):
         if writer.transport.fd < 0 or writer.transport.connecting:
-            if not writer_has_records(writer):
-                return RING_EMPTY
-            drained = writer_connect(writer)
+            drained = writer_connect(writer) if writer_has_records(writer) else RING_EMPTY
         else:
             locked = writer_lock_tail(writer)
             drained = writer_send_batch(writer)
             writer_unlock_tail(writer, locked)
+        if drained == RING_EMPTY and writer_populate(writer):
+            continue
         if drained != NOTHING_WRONG:
             return drained
+        writer_populate(writer)
     return STOP_ASKED

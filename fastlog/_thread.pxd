@@ -16,7 +16,7 @@ from fastlog._posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SET
                              pthread_setname_np, pthread_sigmask, pthread_timedjoin_np,
                              sigfillset, sigset_t)
 from fastlog._ring cimport (Ring, page_size, ring_create, ring_destroy, ring_find, ring_is_ready,
-                            ring_map, ring_mend, ring_next, ring_peek, ring_populate)
+                            ring_map, ring_mend, ring_next, ring_peek)
 from fastlog._transport cimport errno_set, transport_close, transport_init, transport_is_network
 from fastlog._writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
                               writer_begin_trouble, writer_lock_tail, writer_offer_socket,
@@ -32,7 +32,6 @@ cdef enum:
     MEMORY_PAUSE = 10 * MILLISECOND
     UNFINISHED_PATIENCE = 20 * MILLISECOND    # for a record that is being written, in a crash
     RESOLVER_PATIENCE = 1         # s
-    POPULATE_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
 
 
 cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_room) noexcept nogil:
@@ -77,22 +76,6 @@ cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
     writer_unlock_tail(writer, locked)
 
 
-cdef inline void writer_populate(Writer *writer) noexcept nogil:
-    """Keep memory in front of the producers, in a ring's first turn.
-
-    For the first touch of a page a producer would wait as long as for ten calls, or a hundred.
-    """
-    cdef Ring *ring = &writer.ring
-    cdef uint64_t head = load_relaxed(&ring.at.head.value)
-    cdef uint64_t all_of_it = writer.begun + ring.capacity
-    cdef uint64_t end
-    if writer.populated == all_of_it or head + POPULATE_AHEAD // 2 < writer.populated:
-        return
-    end = min((head + POPULATE_AHEAD) & ~(page_size() - 1), all_of_it)
-    if end > writer.populated:
-        writer.populated = (end if ring_populate(ring, writer.populated, end) else all_of_it)
-
-
 cdef inline void writer_loop(Writer *writer) noexcept nogil:
     cdef uint64_t linger_max = writer.linger_min * LINGER_GROWTH
     cdef uint64_t linger = writer.linger_min
@@ -101,7 +84,6 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
     cdef Drained drained
     while True:
         drained = writer_drain(writer)
-        writer_populate(writer)
         if drained == STOP_ASKED:
             return
         elif drained == PEER_FULL:
