@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import glob
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -237,10 +238,11 @@ def start_sender(example, directory, network, start_rsyslogd):
     """Starts the machine that logs: socket.conf and another example."""
     machines = []
 
-    def start(name, constants):
+    def start(name, constants, of_socket=None):
         own = directory / "s"
         configuration = (
-            example("socket.conf", {'Socket="/run/app/log"': f'Socket="{own}/log"'})
+            example("socket.conf", {'Socket="/run/app/log"': f'Socket="{own}/log"',
+                                    **(of_socket or {})})
             + example(name, constants).replace("/var/log/app.log", f"{own}/server.log"))
         machines.append(Machine(own, configuration, network, network.sender))
         machines[-1].start()
@@ -368,6 +370,18 @@ def test_long_messages_and_many(start_sender, make_handler, logger_for, director
         log.info("record %d", number)
     machine.wait_for_lines(5001, PATIENCE)
     assert machine.server_lines() == ["x" * 60_000, *(f"record {n}" for n in range(5000))]
+
+
+def test_socket_for_rfc3164(start_sender, make_handler, directory):
+    """socket.conf, changed as its comments say: the tag is the program's, and not the host name."""
+    machine = start_sender("route.conf", {'"/var/log/app.log"': f'"{directory}/s/server.log"'}, {
+        '\n      IgnoreTimestamp="on"': '\n      IgnoreTimestamp="off"',
+        '\n      UseSpecialParser="on"': '\n      UseSpecialParser="off"',
+        '\n      ParseHostname="off"': '\n      ParseHostname="on"'})
+    handler = make_handler(machine.socket, "local0", protocol="rfc3164", app_name="app")
+    handler.handle(logging.makeLogRecord({"msg": "text", "levelname": "INFO"}))
+    machine.wait_for_lines(1, PATIENCE)
+    assert machine.server_lines() == ["text"]
 
 
 # --- two machines: what every transport does -------------------------------------------------
