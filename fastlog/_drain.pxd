@@ -10,7 +10,7 @@ from fastlog._atomics cimport (add_relaxed, exchange_seq_cst, load_acquire, load
 from fastlog._clock cimport MILLISECOND
 from fastlog._counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
 from fastlog._frame cimport frame_blank, frame_cut
-from fastlog._posix cimport iovec
+from fastlog._posix cimport SOCK_STREAM, iovec
 from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, record_bytes, record_span,
                             ring_at, ring_peek, ring_populate, ring_shorten, ring_skip,
                             word_severity)
@@ -176,9 +176,11 @@ cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
         return NOTHING_WRONG
     writer_count_error(writer, errno)
     if outcome == WAIT_MEMORY:
-        # Linux has a bound for one datagram that no buffer size shows: some 4 MiB.
+        # Linux has a bound for one datagram that no buffer size shows: some 4 MiB. A stream has
+        # none, and may have half of the record already, or its length.
         writer.memory_tries += 1
-        if writer.memory_tries >= MEMORY_TRIES and writer.transport.parts[0].iov_len > LARGE:
+        if (writer.memory_tries >= MEMORY_TRIES and writer.transport.parts[0].iov_len > LARGE
+                and writer.transport.connected_socktype != SOCK_STREAM):
             writer_shorten_first(writer)
         return NO_MEMORY
     writer_disconnect(writer)

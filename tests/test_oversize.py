@@ -1,4 +1,6 @@
 """max_size and oversize: long records, shortened or split."""
+import platform
+import socket
 import threading
 
 import pytest
@@ -75,6 +77,36 @@ def test_split_over_the_whole_ring(make_handler, sink, logger_for):
     log.info("x" * 10_000)
     reader.join()
     assert b"".join(part[4:-1] for part in received) == b"x" * 10_000
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter has its call numbers")
+def test_no_memory_for_a_stream(run_python, make_sink):
+    """That passes: the record waits, and is not shortened as if it were too long."""
+    sink = make_sink(kind=socket.SOCK_STREAM)
+    run_python("""
+import ctypes, errno, logging, socket, struct, sys, time, fastlog
+logging.raiseExceptions = False      # the record is still there at the end, which is told
+rules = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *rule) for rule in (
+    (0x20, 0, 0, 0),                           # seccomp(2): the number of the call
+    (0x15, 0, 1, 46),                          # sendmsg
+    (0x06, 0, 0, 0x50000 | errno.ENOBUFS),     # SECCOMP_RET_ERRNO
+    (0x06, 0, 0, 0x7fff0000))))                # SECCOMP_RET_ALLOW
+program = struct.pack("HxxxxxxP", 4, ctypes.addressof(rules))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0         # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, program, 0, 0) == 0   # PR_SET_SECCOMP
+handler = fastlog.SysLogHandler(sys.argv[1], socktype=socket.SOCK_STREAM,
+                                framing="octet-counting", close_timeout=0.0)
+log = logging.Logger("x")
+log.addHandler(handler)
+log.info("x" * 100_000)
+end = time.monotonic() + 30
+while handler.stats().send_errors < 20 and time.monotonic() < end:
+    time.sleep(0.01)
+stats = handler.stats()
+assert stats.send_errors >= 20 and stats.last_errno == errno.ENOBUFS
+assert stats.pending == 1 and stats.truncated == 0, stats
+""", sink.path)
 
 
 @pytest.mark.parametrize("options, error, why", [
