@@ -206,6 +206,7 @@ cdef class Engine:
     cdef int ensure_ours(self) except -1:
         """After a fork: leave the parent's ring to the parent and start with an empty one."""
         cdef Writer *writer
+        cdef object before = None     # to the end: to drop the last reference to it runs Python code
         cdef object spool = None
         cdef int fd = -1
         if load_acquire(&self.generation) == generation_now():
@@ -213,7 +214,8 @@ cdef class Engine:
         if self.spooled:
             # Python code: other threads run meanwhile, and handlers of signals. Who of them
             # comes here, too, has a file of its own, and the first one to be ready its writer.
-            spool = self.spool_now().another()
+            before = self.spool_now()
+            spool = before.another()
             fd = spool.open()
         with cython.critical_section(self):
             if load_relaxed(&self.generation) != generation_now():

@@ -126,22 +126,29 @@ def test_first_records_of_a_forked_child_from_two_threads(run_python, directory,
     sink = make_sink()
     run_python("""
 import logging, os, sys, threading, time, fastlog
+from fastlog._spool import Spool
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
 log = logging.Logger("x")
 log.addHandler(handler)
 if os.fork() == 0:
     allocate = os.posix_fallocate
+    end = Spool.__del__
     both = threading.Barrier(2)
 
     def slow(*args):
         time.sleep(0.2)      # the other thread comes meanwhile
         allocate(*args)
 
+    def slow_end(self):      # of the parent's
+        time.sleep(0.5)
+        end(self)
+
     def record(number):
         both.wait()
         log.info("%d", number)
 
     os.posix_fallocate = slow
+    Spool.__del__ = slow_end
     threads = [threading.Thread(target=record, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
