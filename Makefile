@@ -121,8 +121,10 @@ libsystemd:
 daemons:
 	@PATH="$$PATH:/usr/sbin:/sbin:/lib/systemd:/usr/lib/systemd"; missing=; \
 	command -v rsyslogd > /dev/null || missing=rsyslog; \
-	ls /usr/lib*/rsyslog/omrelp.so /usr/lib/*/rsyslog/omrelp.so 2> /dev/null | grep -q . || \
-	    missing="$$missing rsyslog-relp"; \
+	for module in relp kafka elasticsearch; do \
+	    ls /usr/lib*/rsyslog/om$$module.so /usr/lib/*/rsyslog/om$$module.so 2> /dev/null | \
+	        grep -q . || missing="$$missing rsyslog-$$module"; \
+	done; \
 	command -v ip > /dev/null || missing="$$missing iproute2"; \
 	command -v systemd-journald > /dev/null || missing="$$missing systemd"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
