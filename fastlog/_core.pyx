@@ -206,7 +206,7 @@ cdef class Engine:
     cdef int ensure_ours(self) except -1:
         """After a fork: leave the parent's ring to the parent and start with an empty one."""
         cdef Writer *writer
-        cdef object before = None     # to the end: to drop the last reference to it runs Python code
+        cdef object before = None     # to the end: its last reference goes by Python code, __del__
         cdef object spool = None
         cdef int fd = -1
         if load_acquire(&self.generation) == generation_now():
