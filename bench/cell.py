@@ -86,8 +86,9 @@ class Cell:
 
     def _run_worker(self, sink: Sink, watch: Watch) -> dict[str, Any]:
         errors = self.directory / "stderr"
-        command = [*sink.enter, sys.executable, str(BENCH / "worker.py"),
-                   json.dumps(asdict(self.workload)), self.subject, sink.address]
+        # By stdin: journald stores the command line with each record, a long one compressed.
+        task = [asdict(self.workload), self.subject, sink.address]
+        command = [*sink.enter, sys.executable, str(BENCH / "worker.py")]
         with open(errors, "wb") as stderr, subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 text=True) as worker:
@@ -99,7 +100,7 @@ class Cell:
 
             timer = threading.Timer(self._seconds() + PATIENCE, give_up)
             timer.start()
-            found = self._converse(worker, sink, watch)
+            found = self._converse(worker, json.dumps(task), sink, watch)
             timer.cancel()
         if found is not None:
             return {**found, "warmup": 0 if self.subject in FLOORS else WARMUP}
@@ -109,11 +110,13 @@ class Cell:
     def _seconds(self) -> float:
         return self.workload.count / (self.workload.rate or 50_000)
 
-    def _converse(self, worker: subprocess.Popen[str], sink: Sink,
+    def _converse(self, worker: subprocess.Popen[str], task: str, sink: Sink,
                   watch: Watch) -> dict[str, Any] | None:
         assert worker.stdout is not None and worker.stdin is not None
         answers: dict[str, Callable[[], None]] = {
             "settle": watch.settle, "pause": sink.pause, "resume": sink.resume}
+        worker.stdin.write(f"{task}\n")
+        worker.stdin.flush()
         for line in worker.stdout:
             said = json.loads(line)
             if "ask" in said:

@@ -1,8 +1,8 @@
 """The process that is measured: one handler, one workload.
 
-`python worker.py WORKLOAD SUBJECT ADDRESS DAEMON`: the first is JSON. Talks with cell.py in lines
-on stdin and stdout: says what it does, or asks for something and waits for the answer. Its
-last line is the result.
+Talks with cell.py in lines on stdin and stdout: reads what to do (JSON: workload, subject, address
+of the sink), says what it does, or asks for something and waits for the answer. Its last line is
+the result.
 """
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def summary(times: array[int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    facts, name, address = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+    facts, name, address = json.loads(sys.stdin.readline())
     workload = Workload(**facts)
     if name == DRAIN:
         # The standard library waits for the daemon as long as it takes: so shall this.

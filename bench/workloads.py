@@ -204,7 +204,7 @@ def all_workloads(sizes: Sizes) -> list[Workload]:
     cost = Workload(COST, "cost", "run_cost", (*SYSLOG, SPOOL), sizes.cost_rounds,
                     sizes.bursts * sizes.burst, bursts=sizes.bursts)
     throughput = [Workload(f"throughput, {sink}", "throughput", "run_loop", THROUGHPUT,
-                           sizes.throughput_rounds,
+                           sizes.throughput_rounds * (1 if sink == "C" else 2),
                            sizes.journal if sink == "journald" else sizes.throughput, sink=sink)
                   for sink in SINKS]
     memory = Workload("memory", "memory", "run_memory", OURS, 1, sizes.memory[-1], sink="C",

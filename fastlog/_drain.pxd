@@ -11,9 +11,9 @@ from fastlog._clock cimport MILLISECOND
 from fastlog._counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
 from fastlog._frame cimport frame_blank, frame_cut
 from fastlog._posix cimport SOCK_STREAM, iovec
-from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, record_bytes, record_span,
-                            ring_at, ring_peek, ring_populate, ring_shorten, ring_skip,
-                            word_severity)
+from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, page_size, record_bytes,
+                            record_span, ring_at, ring_peek, ring_populate, ring_shorten,
+                            ring_skip, word_severity)
 from fastlog._transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
                                  transport_make_room, transport_outcome, transport_send,
@@ -205,9 +205,11 @@ cdef inline bint writer_populate(Writer *writer) noexcept nogil:
     """
     cdef Ring *ring = &writer.ring
     cdef uint64_t last = writer.begun + ring.capacity
+    cdef uint64_t head = load_relaxed(&ring.at.head.value)
     cdef uint64_t end
-    if (writer.populated == last
-            or load_relaxed(&ring.at.head.value) + POPULATE_AHEAD < writer.populated):
+    # Where producers have been already it would be in vain.
+    writer.populated = min(max(writer.populated, head & ~(page_size() - 1)), last)
+    if writer.populated == last or head + POPULATE_AHEAD < writer.populated:
         return False
     end = min(writer.populated + POPULATE_STEP, last)
     writer.populated = end if ring_populate(ring, writer.populated, end) else last
