@@ -3,6 +3,7 @@ import logging
 import logging.config
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +155,10 @@ def test_hostile_messages(configured, rsyslogd):
     stats = handler.stats()
     assert stats.sent == 8 and stats.discarded == 0
     assert r"a\udc80b" in rsyslogd.server_lines()
+
+
+def test_preloaded_libraries_are_not_for_the_daemon(start_rsyslogd, monkeypatch):
+    """A sanitizer's library, which is put into Python, ends a daemon for its own mistakes."""
+    monkeypatch.setenv("LD_PRELOAD", "libm.so.6")
+    daemon = start_rsyslogd()
+    assert b"LD_PRELOAD" not in Path(f"/proc/{daemon.pid}/environ").read_bytes()

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fastlog.cli.daemon import Daemon, wait_until
+from fastlog.cli.daemon import Daemon, own_environment, wait_until
 
 # Holds the namespace, so that a daemon that was killed can be started again in it.
 _HOLD = """\
@@ -66,7 +66,7 @@ class Journald(Daemon):
                 os.unlink(path)
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen([*self.enter, program], stdin=subprocess.DEVNULL,
-                                            stdout=output, stderr=output)
+                                            stdout=output, stderr=output, env=own_environment())
         wait_until(lambda: os.path.exists(self.native) and os.path.exists(self.syslog), 20,
                    f"journald, see {self.output}")
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from fastlog.cli.daemon import Daemon, wait_until
+from fastlog.cli.daemon import Daemon, own_environment, wait_until
 
 # The routing that many services use: one facility and tag go to a file of
 # their own, everything else to the common file.
@@ -61,7 +61,7 @@ class Rsyslogd(Daemon):
             self.process = subprocess.Popen(
                 [program, "-n", "-f", str(self.directory / "rsyslog.conf"),
                  "-i", str(self.directory / "rsyslogd.pid")],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=own_environment())
         wait_until(self._listens, 20, f"rsyslogd, see {self.directory}/rsyslogd.out")
 
     def _listens(self) -> bool:
