@@ -27,7 +27,7 @@ help:
 	@echo 'make chaos   daemons in trouble, processes that are killed: is anything lost without a word?'
 	@echo '             (about 6 minutes); CHAOS_ARGS="--seed N --seconds N --soak N"'
 	@echo 'make sanitize  the whole extension with AddressSanitizer and UBSanitizer (about 4 minutes)'
-	@echo 'make bench   the benchmarks (about 25 minutes); BENCH_ARGS=--quick for a look'
+	@echo 'make bench   the benchmarks (about 30 minutes); BENCH_ARGS=--quick for a look'
 	@echo 'make docs    the documentation as a site, in $(VENV)/docs'
 	@echo 'make lint    ruff, cython-lint, mypy, stubtest, and whether cibuildwheel takes its configuration'
 	@echo 'make sdist   the source distribution, in dist/'

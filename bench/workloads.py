@@ -128,7 +128,7 @@ def threads_name(threads: int) -> str:
 
 
 def many_name(threads: int) -> str:
-    return f"tight, {threads} thread{'s' if threads > 1 else ''}, many records"
+    return f"{threads_name(threads)}, many records"
 
 
 def paced_threads_name(threads: int) -> str:
