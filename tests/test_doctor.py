@@ -54,7 +54,7 @@ def findings(*arguments, **options):
 def as_root():
     if os.geteuid() != 0:
         if os.environ.get("CI"):
-            pytest.fail("this needs root")
+            pytest.fail("only root can have a /dev/log of its own in a namespace")
         pytest.skip("this needs root")
 
 

@@ -108,7 +108,7 @@ else:
 
 def test_directory_that_may_not_be_written(run_python, directory):
     if os.geteuid() != 0:
-        pytest.skip("as root, which then drops its rights")
+        pytest.skip("only root can become another user")
     directory.chmod(0o755)
     run_python("""
 import errno, os, sys, fastlog, fastlog._spool
