@@ -55,7 +55,7 @@ def as_root():
     if os.geteuid() != 0:
         if os.environ.get("CI"):
             pytest.fail("only root can have a /dev/log of its own in a namespace")
-        pytest.skip("this needs root")
+        pytest.skip("only root can have a /dev/log of its own in a namespace")
 
 
 def test_rsyslogd(rsyslogd):
