@@ -54,8 +54,8 @@ def findings(*arguments, **options):
 def as_root():
     if os.geteuid() != 0:
         if os.environ.get("CI"):
-            pytest.fail("only root can have a /dev/log of its own in a namespace")
-        pytest.skip("only root can have a /dev/log of its own in a namespace")
+            pytest.fail("only root can become another user or have its own /dev/log")
+        pytest.skip("only root can become another user or have its own /dev/log")
 
 
 def test_rsyslogd(rsyslogd):
