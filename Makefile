@@ -56,7 +56,7 @@ sanitize: $(VENV)/installed $(VENV)/tools-test
 	    $(bin)/pip install -q --no-deps --no-cache-dir --target $(VENV)/sanitized $(VENV)/dist/*.tar.gz
 	PYTHONPATH="$(abspath $(VENV))/sanitized" LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_abort=0 PYTHONMALLOC=malloc \
-	    $(bin)/pytest $(sanitized_tests:%=tests/test_%.py)
+	    $(bin)/pytest $(sanitized_tests:%=tests/unit/test_%.py)
 
 bench: $(VENV)/installed $(VENV)/tools-bench daemons
 	$(bin)/python bench/run.py $(BENCH_ARGS)

@@ -10,14 +10,13 @@ if not sys.platform.startswith("linux"):
 
 setup(ext_modules=[
     Extension(
-        f"fastlog.{name}",
-        [f"fastlog/{name}.pyx"],
+        path.removesuffix(".pyx").replace("/", "."),
+        [path],
         include_dirs=["fastlog"],
-        depends=glob("fastlog/*.h") + glob("fastlog/*.pxd"),
+        depends=glob("fastlog/**/*.h", recursive=True) + glob("fastlog/**/*.pxd", recursive=True),
         # Times are computed as CPython computes them, to the last bit: no fused multiply-add.
         extra_compile_args=["-std=gnu11", "-pthread", "-ffp-contract=off"],
         extra_link_args=["-pthread"],
     )
-    for name in ("_core", "_crash", "_watch", "_header", "_merge", "_record", "_format", "_journal",
-                 "_emit", "_logger")
+    for path in sorted(glob("fastlog/**/*.pyx", recursive=True))
 ])

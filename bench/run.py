@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import charts
 from cell import Cell
 from results import Results
+from sinks import find_journald, find_rsyslogd
 from summary import summary_report
 from tables import imports_report, suite_report
 from workloads import FULL, OURS, QUICK, SUITES, Workload, all_workloads
-
-from fastlog.cli.journald import find_journald
-from fastlog.cli.rsyslogd import find_rsyslogd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,17 +9,25 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from fastlog.cli.journald import Journald
-from fastlog.cli.rsyslogd import LineCount, Rsyslogd, wait_until
+from fastlog._daemons.rsyslogd import (
+    LineCount,
+    Rsyslogd,
+    find_rsyslogd as find_rsyslogd,
+    wait_until,
+)
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.journald import Journald, find_journald as find_journald
 
 # A record's number, and the number of the thread that logged it.
 RECORD = re.compile(r"call some_func (\d+) from w(\d+)")
 
-# The one of fastlog.cli.rsyslogd, for records of RFC 5424: imuxsock's own parser knows only
+# The one of fastlog._daemons.rsyslogd, for records of RFC 5424: imuxsock's own parser knows only
 # what the C library's syslog(3) sends.
 _RFC5424 = """\
 global(workDirectory="{directory}" maxMessageSize="{max_message_size}")

@@ -13,7 +13,7 @@ except ImportError as _error:  # the source tree shadows the installed package
         "(`python setup.py build_ext --inplace`)."
     ) from _error
 
-from fastlog._lifecycle import disable_crash_drain, enable_crash_drain
+from fastlog._exit_hooks import disable_crash_drain, enable_crash_drain
 from fastlog.handlers import SysLogHandler
 
 TYPE_CHECKING = False

@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import fastlog
-from fastlog.cli import bench, demo, doctor, recover
+from fastlog.cli import bench, demo, recover
+from fastlog.cli.doctor import command as doctor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

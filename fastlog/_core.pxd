@@ -1,12 +1,12 @@
 """Engine as other extension modules see it; _core.pyx explains."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastlog._atomics cimport atomic_u64
-from fastlog._counters cimport Loss
-from fastlog._message cimport Message
-from fastlog._registry cimport Registry
-from fastlog._ring cimport Record
-from fastlog._writer cimport Writer
+from fastlog._backend.atomics cimport atomic_u64
+from fastlog._backend.counters cimport Loss
+from fastlog._engine.message cimport Message
+from fastlog._engine.registry cimport Registry
+from fastlog._backend.ring cimport Record
+from fastlog._backend.writer cimport Writer
 
 cdef enum Put:                        # what Engine.put returns, flags
     PUT_ACCEPTED = 1                  # else dropped
@@ -39,7 +39,7 @@ cdef class Engine:
     cdef size_t max_size              # bytes of a record; 0: no limit of its own
     cdef bint split                   # longer ones into several records
     cdef bint spooled                 # whether it has one, or had
-    cdef object spool                 # fastlog._spool.Spool, or None; likewise
+    cdef object spool                 # fastlog._spool.file.Spool, or None; likewise
     cdef uint64_t left_behind         # records in the spool when it was given up
     cdef atomic_u64 synchronous       # 1: the process ends, each call waits for its record
     cdef atomic_u64 told              # the number of the last trouble that news() told of

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 from typing_extensions import Self, disjoint_base
 
-from fastlog._spool import Spool
+from fastlog._spool.file import Spool
 from fastlog._stats import Stats
 
 @disjoint_base

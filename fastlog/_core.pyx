@@ -10,34 +10,34 @@ from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
 from posix.unistd cimport close, getpid
 
-from fastlog._atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
+from fastlog._backend.atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
                                load_acquire, load_relaxed, load_seq_cst, store_relaxed,
                                store_release)
-from fastlog._clock cimport MILLISECOND, monotonic_ns
-from fastlog._counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
+from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
                                 UNSENDABLE, Loss, count_loss, count_lost, count_owned)
-from fastlog._frame cimport (ENTRY, FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
+from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
                              UNFRAMED, frame_priority_size, frame_start, frame_utf8_floor)
-from fastlog._message cimport (Message, message_add, message_add_bytes, message_begin,
+from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
                                message_bytes, message_copy, message_end, message_escape,
                                message_shorten)
-from fastlog._posix cimport SOCK_STREAM
-from fastlog._registry cimport Registry, registry_add, registry_remove
-from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
+from fastlog._backend.posix cimport SOCK_STREAM
+from fastlog._engine.registry cimport Registry, registry_add, registry_remove
+from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_detach, ring_peek,
                             ring_release, ring_try_reserve, ring_used)
-from fastlog._thread cimport (writer_create, writer_destroy, writer_leave, writer_notify,
+from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_leave, writer_notify,
                               writer_start, writer_stop)
-from fastlog._shared cimport FREE_THREADED
-from fastlog._transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
+from fastlog._engine.freethreading cimport FREE_THREADED
+from fastlog._backend.transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
                                  transport_is_network)
-from fastlog._writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
+from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
                               writer_evict, writer_offer_socket)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
 
-cdef extern from "_shared.h" nogil:
+cdef extern from "_engine/freethreading.h" nogil:
     Writer *pointer_load(Writer **place)
     void pointer_store(Writer **place, Writer *writer)
 
@@ -88,7 +88,7 @@ cdef inline uint64_t generation_now() noexcept nogil:
 map_process_page()
 
 
-# For _crash.pyx, which is imported only when it is wanted.
+# For _engine/crash_drain.pyx, which is imported only when it is wanted.
 cdef Registry registry
 
 
@@ -126,7 +126,7 @@ cdef class Engine:
     max_size: bytes of a record, framing not included; 0: what the ring and the socket take.
     split: whether a longer record becomes several instead of being shortened.
     spool: None, or an object whose open() returns the descriptor of a file for the ring: its
-        first page is Spool's and holds the positions (see _ring.pxd).
+        first page is Spool's and holds the positions (see _backend/ring.pxd).
     """
 
     def __cinit__(self, paths, *, host=b"", service=b"", int socktype=0,
@@ -663,7 +663,7 @@ cdef class Engine:
         """The counters now, as Stats."""
         self.ensure_ours()
         cdef Writer *writer = pointer_load(&self.writer)
-        # In this order: see _counters.pxd.
+        # In this order: see _backend/counters.pxd.
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
         cdef list losses = self.read_losses(writer)
         cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)

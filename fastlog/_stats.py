@@ -36,7 +36,7 @@ for _field, _doc in {
 }.items():
     getattr(Stats, _field).__doc__ = _doc
 
-#: In the order of Loss in _counters.pxd.
+#: In the order of Loss in _backend/counters.pxd.
 REASONS = ("full", "stalled", "interrupted", "evicted", "unsendable")
 
 #: RFC 5424 section 6.2.1, by number; named as in SysLogHandler.priority_names.

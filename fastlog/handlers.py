@@ -7,8 +7,8 @@ import logging.handlers
 import os
 import socket
 
-from fastlog import _options
-from fastlog._handler import EngineHandler
+from fastlog import _validation
+from fastlog._base_handler import EngineHandler
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
@@ -120,31 +120,31 @@ class SysLogHandler(EngineHandler):
         paths: tuple[str, ...] = ()
         host, port = "", 0
         if address is None:
-            paths = _options.DEFAULT_PATHS
+            paths = _validation.DEFAULT_PATHS
         elif isinstance(address, (str, os.PathLike)):
-            paths = (_options.socket_path(address),)
+            paths = (_validation.socket_path(address),)
         else:
-            host, port = _options.host_and_port(address)
+            host, port = _validation.host_and_port(address)
         self._destination = (host, port)
         self.unixsocket = bool(paths)
         # Wider than typeshed's types: the standard library takes names and None as well.
-        self.facility = _options.facility(facility, self.facility_names)  # type: ignore[assignment]
-        self.socktype = _options.socktype(socktype)  # type: ignore[assignment]
+        self.facility = _validation.facility(facility, self.facility_names)  # type: ignore[assignment]
+        self.socktype = _validation.socktype(socktype)  # type: ignore[assignment]
         if host and socktype is None:
             self.socktype = socket.SOCK_DGRAM
-        self.timeout = None if timeout is None else _options.seconds("timeout", timeout)
-        self.protocol = _options.choice("protocol", protocol, _options.PROTOCOLS)
-        self._envelope = _options.header(self.protocol, hostname=hostname, app_name=app_name,
+        self.timeout = None if timeout is None else _validation.seconds("timeout", timeout)
+        self.protocol = _validation.choice("protocol", protocol, _validation.PROTOCOLS)
+        self._envelope = _validation.header(self.protocol, hostname=hostname, app_name=app_name,
                                        procid=procid, msgid=msgid,
                                        structured_data=structured_data)
         if self._envelope is not None and self.socktype == socket.SOCK_STREAM and framing is None:
             framing = "octet-counting"
         self.framing = framing
-        _options.optional("ident", ident, str)
+        _validation.optional("ident", ident, str)
         if ident is not None and self._envelope is not None:
             raise ValueError(f"ident is for protocol=\"stdlib\"; {protocol} has app_name")
-        _options.optional("append_nul", append_nul, bool)
-        split = _options.choice("oversize", oversize, _options.OVERSIZES) == "split"
+        _validation.optional("append_nul", append_nul, bool)
+        split = _validation.choice("oversize", oversize, _validation.OVERSIZES) == "split"
         if spool is not None and self._makes_sockets():
             raise ValueError("spool cannot be had with createSocket or _connect_unixsocket "
                              "overridden: others could not send what is in it")
@@ -156,8 +156,8 @@ class SysLogHandler(EngineHandler):
             close_timeout=close_timeout, spool=spool,
             connect_timeout=self.timeout or 0.0,
             adopting=self._makes_sockets(),
-            framing=_options.framing(framing, self.socktype),
-            max_size=_options.max_size(max_size, split),
+            framing=_validation.framing(framing, self.socktype),
+            max_size=_validation.max_size(max_size, split),
             split=split,
         )
         if ident is not None:

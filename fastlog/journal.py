@@ -6,10 +6,10 @@ import logging.handlers
 import os
 import socket
 
-from fastlog import _options
-from fastlog._handler import EngineHandler
-from fastlog._header import make_valid
-from fastlog._journal import Journal, Syslog
+from fastlog import _validation
+from fastlog._base_handler import EngineHandler
+from fastlog._frontend.journal_entry import Journal, Syslog
+from fastlog._frontend.rfc_header import make_valid
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
 _IDENT_MAX = 48  # characters; as RFC 5424 has it of APP-NAME
-_ENTRY = 3  # Framing, in _frame.pxd
+_ENTRY = 3  # Framing, in _backend/framing.pxd
 
 
 class JournalHandler(EngineHandler):
@@ -70,19 +70,19 @@ class JournalHandler(EngineHandler):
     ) -> None:
         if not isinstance(address, (str, os.PathLike)):
             raise TypeError(f"address must be a str or os.PathLike, not {type(address).__name__}")
-        paths: tuple[str, ...] = (_options.socket_path(address),)
+        paths: tuple[str, ...] = (_validation.socket_path(address),)
         # Wider than typeshed's type: the standard library takes names as well.
-        self.facility = _options.facility(facility, self.facility_names)  # type: ignore[assignment]
+        self.facility = _validation.facility(facility, self.facility_names)  # type: ignore[assignment]
         if ident is None:
-            ident = make_valid(_options.program_name(), _IDENT_MAX)
-        self.ident = _options.header_field("ident", ident, _IDENT_MAX)
-        self._envelope = Journal(_options.journal_fields(fields))
+            ident = make_valid(_validation.program_name(), _IDENT_MAX)
+        self.ident = _validation.header_field("ident", ident, _IDENT_MAX)
+        self._envelope = Journal(_validation.journal_fields(fields))
         if not isinstance(fallback, bool):
             raise TypeError(f"fallback must be a bool, not {type(fallback).__name__}")
         to_syslog = (fallback and not paths[0].startswith("\0")
                      and not os.path.exists(paths[0]))
         if to_syslog:
-            paths = _options.DEFAULT_PATHS
+            paths = _validation.DEFAULT_PATHS
             self._envelope = Syslog()
         self.append_nul = to_syslog
         super().__init__(

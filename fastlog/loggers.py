@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 
-from fastlog import _logger
+from fastlog._frontend import logger as _logger
 
 
 class Logger(logging.Logger):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.journald import Journald, find_journald
 
 import fastlog
-from fastlog.cli.journald import Journald, find_journald
-from fastlog.cli.rsyslogd import Rsyslogd, find_rsyslogd
+from fastlog._daemons.rsyslogd import Rsyslogd, find_rsyslogd
 
 PATIENCE = 30  # seconds; how long a test waits for something that must come
 
@@ -397,8 +397,10 @@ def build_native(repository):
         package = directory / "fastlog"
         package.mkdir()
         for pattern in ("*.pxd", "*.h", "__init__.py"):
-            for source in (repository / "fastlog").glob(pattern):
-                shutil.copy(source, package)
+            for source in (repository / "fastlog").rglob(pattern):
+                copy = package / source.relative_to(repository / "fastlog")
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copy(source, copy)
         if edit:
             file, old, new = edit
             text = (package / file).read_text()

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import fastlog
+from fastlog._daemons.daemon import wait_until
+from fastlog._daemons.receiver import Receiver
+from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
 from fastlog.cli import positive
-from fastlog.cli.daemon import wait_until
 from fastlog.cli.measure import percentile
-from fastlog.cli.receiver import Receiver
-from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
 
 if TYPE_CHECKING:
     from typing import Any

@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 import fastlog
+from fastlog._daemons.receiver import Receiver
+from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
 from fastlog.cli import positive
 from fastlog.cli.measure import percentile, time_paced
-from fastlog.cli.receiver import Receiver
-from fastlog.cli.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
 
 if TYPE_CHECKING:
     import argparse

@@ -10,20 +10,20 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from fastlog import _options
+from fastlog import _validation
 from fastlog._core import Engine
-from fastlog._leftovers import describe, explain, siblings
-from fastlog._spool import Spool, destination, is_stream
+from fastlog._spool.file import Spool, destination, is_stream
+from fastlog._spool.orphans import describe, explain, siblings
 
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-# Framing, in _frame.pxd.
+# Framing, in _backend/framing.pxd.
 OCTET_COUNTING = 1
 ENTRY = 3                 # of the journal
 #: Of syslog's sockets, where entries of the journal would be taken for text.
-SYSLOG_NAMES = {os.path.basename(path) for path in _options.DEFAULT_PATHS}
+SYSLOG_NAMES = {os.path.basename(path) for path in _validation.DEFAULT_PATHS}
 #: Of a message that has none: RFC 3164 section 4.3.3.
 NO_PRIORITY = 13
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Returns 0 if nothing is left, else 1."""
     try:
         where = parse_address(options.address) if options.address else None
-        timeout = _options.seconds("--timeout", options.timeout)
+        timeout = _validation.seconds("--timeout", options.timeout)
     except (TypeError, ValueError) as error:
         print(f"fastlog recover: {error}", file=sys.stderr)
         return 2
@@ -83,11 +83,11 @@ def parse_address(text: str) -> dict[str, Any]:
     """As it stands in a spool's header: see _spool.destination()."""
     kind, _, rest = text.partition(":")
     if kind not in ("udp", "tcp"):
-        return destination([_options.socket_path(text)], "", 0, 0)
+        return destination([_validation.socket_path(text)], "", 0, 0)
     host, _, port = rest.rpartition(":")
     if not port.isdecimal():
         raise ValueError(f"--address must be {kind}:HOST:PORT, not {text!r}")
-    host, number = _options.host_and_port((host, int(port)))
+    host, number = _validation.host_and_port((host, int(port)))
     if kind == "udp":
         return destination([], host, number, socket.SOCK_DGRAM)
     return destination([], host, number, socket.SOCK_STREAM, OCTET_COUNTING)
@@ -96,16 +96,16 @@ def parse_address(text: str) -> dict[str, Any]:
 def make_engine(where: dict[str, Any], capacity: int, spool: Spool | None = None) -> Engine:
     """Raises OSError if the destination, which may be a damaged file's, makes no sense."""
     try:
-        paths = [_options.connectable(_options.socket_path(path)) for path in where["paths"]]
+        paths = [_validation.connectable(_validation.socket_path(path)) for path in where["paths"]]
         host, port = "", 0
         if not paths:
-            host, port = _options.host_and_port((where["host"], where["port"]))
-        elif len(paths) > len(_options.DEFAULT_PATHS):
+            host, port = _validation.host_and_port((where["host"], where["port"]))
+        elif len(paths) > len(_validation.DEFAULT_PATHS):
             raise ValueError(f"it has {len(paths)} paths")
         if where["framing"] not in range(ENTRY + 1):
             raise ValueError(f"framing {where['framing']!r}")
-        return Engine(paths, host=_options.encoded_host(host), service=str(port).encode(),
-                      socktype=_options.socktype(where["socktype"] or None) or 0,
+        return Engine(paths, host=_validation.encoded_host(host), service=str(port).encode(),
+                      socktype=_validation.socktype(where["socktype"] or None) or 0,
                       framing=where["framing"], capacity=capacity, spool=spool)
     except (KeyError, TypeError, ValueError) as error:
         raise OSError(errno.EINVAL, f"the destination in it makes no sense: {error}",

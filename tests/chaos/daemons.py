@@ -11,7 +11,7 @@ from pathlib import Path
 
 import receiver
 
-from fastlog.cli.rsyslogd import Rsyslogd, wait_until
+from fastlog._daemons.rsyslogd import Rsyslogd, wait_until
 
 #: Datagrams that the kernel keeps for a socket, and loses with it: unix(7), max_dgram_qlen.
 QUEUE = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1

@@ -7,8 +7,8 @@ can still end it.
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from fastlog._atomics cimport load_relaxed, store_relaxed
-from fastlog._ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
+from fastlog._backend.atomics cimport load_relaxed, store_relaxed
+from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_create, ring_destroy,
                             ring_mend, ring_peek, ring_release, ring_shorten, ring_try_reserve,
                             ring_used, ring_zero)

@@ -13,16 +13,16 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastlog._atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
-from fastlog._clock cimport MILLISECOND, monotonic_ns
-from fastlog._counters cimport EVICTED, UNSENDABLE, count_lost
-from fastlog._posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
-from fastlog._ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
+from fastlog._backend.atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
+from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_lost
+from fastlog._backend.posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
+from fastlog._backend.ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                             ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
                             ring_try_reserve)
-from fastlog._thread cimport writer_create, writer_destroy, writer_notify, writer_stop
-from fastlog._transport cimport transport_add_path
-from fastlog._writer cimport Writer, writer_await_tail
+from fastlog._backend.writer_thread cimport writer_create, writer_destroy, writer_notify, writer_stop
+from fastlog._backend.transport cimport transport_add_path
+from fastlog._backend.writer cimport Writer, writer_await_tail
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept

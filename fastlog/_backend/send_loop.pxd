@@ -1,0 +1,235 @@
+"""How records leave the ring: a batch at a time, in order, until the peer or the kernel says no.
+
+The writer thread only; in a crash, where there is none, the handler of the signal.
+"""
+from libc.errno cimport EINPROGRESS, EMSGSIZE, errno
+from libc.stdint cimport uint64_t
+
+from fastlog._backend.atomics cimport (add_relaxed, exchange_seq_cst, load_acquire, load_relaxed,
+                               store_relaxed, store_release)
+from fastlog._backend.clock cimport MILLISECOND
+from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
+from fastlog._backend.framing cimport frame_blank, frame_cut
+from fastlog._backend.posix cimport SOCK_STREAM, iovec
+from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, page_size, record_bytes,
+                            record_span, ring_at, ring_peek, ring_populate, ring_shorten,
+                            ring_skip, word_severity)
+from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
+                                 transport_adopt, transport_close, transport_connect,
+                                 transport_make_room, transport_outcome, transport_send,
+                                 transport_shorter)
+from fastlog._backend.writer cimport (Writer, writer_begin_trouble, writer_lock_tail, writer_release,
+                              writer_unlock_tail)
+
+
+cdef enum:
+    BACKOFF_MIN = 10 * MILLISECOND
+    LARGE = 65536                 # bytes; for a record of so many there may never be memory:
+    MEMORY_TRIES = 10             # after so many it is shortened
+    POPULATE_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
+    POPULATE_STEP = 1 << 16       # at a time: no urgent record waits long for it
+
+cdef enum Drained:                # why writer_drain came back
+    NOTHING_WRONG                 # it does not
+    RING_EMPTY                    # or its first record is not committed yet
+    PEER_FULL
+    NO_MEMORY
+    NO_PEER
+    CONNECTING
+    STOP_ASKED
+
+
+cdef inline uint64_t writer_begin(Writer *writer) noexcept nogil:
+    """The position of the next record to send: tail, but in a crash not what is not finished."""
+    cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
+    cdef uint64_t passed = load_relaxed(&writer.passed.value)
+    writer.ahead = passed > tail and (
+        writer.transport.partial != 0           # half of that one is on its way
+        or load_relaxed(&writer.crashing.value) and not ring_peek(&writer.ring, tail))
+    return passed if writer.ahead else tail
+
+
+cdef inline void writer_pass(Writer *writer, uint64_t position) noexcept nogil:
+    """The batch is done up to `position`."""
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t passed = load_relaxed(&writer.passed.value)
+    cdef uint64_t span
+    if not writer.ahead:
+        writer_release(writer, position)
+        return
+    while passed < position:
+        span = record_span(load_relaxed(&ring_at(ring, passed).word) & LENGTH_MASK)
+        ring_skip(ring, passed, span)           # when it is its turn, it is not sent again
+        passed += span
+    store_release(&writer.passed.value, passed)
+
+
+cdef inline int writer_gather(Writer *writer) noexcept nogil:
+    """Point the transport's parts at the committed records from tail on; returns how many."""
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
+    cdef uint64_t begin = writer_begin(writer)
+    cdef uint64_t position = begin
+    cdef uint64_t word
+    cdef iovec *part
+    cdef int count = 0
+    # A full ring ends where it starts: do not walk it twice.
+    while count < TRANSPORT_BATCH and position - tail < ring.capacity:
+        word = ring_peek(ring, position)
+        if word == 0:
+            break
+        if not word & SKIPPED:
+            if count == 0:
+                writer.first = position
+            part = &writer.transport.parts[count]
+            part.iov_base = record_bytes(ring_at(ring, position))
+            part.iov_len = word & LENGTH_MASK
+            if writer.transport.blanks:
+                frame_blank(<char *>part.iov_base, part.iov_len)
+            count += 1
+        position += record_span(word & LENGTH_MASK)
+        if count:
+            writer.ends[count - 1] = position
+    if count == 0 and position != begin:
+        writer_pass(writer, position)
+    return count
+
+
+cdef inline void writer_count_error(Writer *writer, int error) noexcept nogil:
+    count_owned(&writer.counters.send_errors, 1)
+    store_relaxed(&writer.counters.last_errno, <uint64_t>error)
+
+
+cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
+    if writer.transport.aside != NULL:          # so its other half goes nowhere
+        count_loss(&writer.counters, EVICTED, writer.aside_severity)
+        writer_begin_trouble(writer)
+    transport_close(&writer.transport)
+    store_relaxed(&writer.has_socket, 0)
+
+
+cdef inline Drained writer_connect(Writer *writer) noexcept nogil:
+    cdef uint64_t offered = exchange_seq_cst(&writer.offered_fd.value, 0)
+    cdef int error = 0
+    if offered:
+        transport_adopt(&writer.transport, <int>(offered - 1))
+    else:
+        error = transport_connect(&writer.transport)
+    if error == EINPROGRESS:
+        return CONNECTING
+    if error:
+        writer_count_error(writer, error)
+        return NO_PEER
+    store_relaxed(&writer.has_socket, 1)
+    if writer.was_connected:
+        count_owned(&writer.counters.reconnects, 1)
+    writer.was_connected = True
+    return NOTHING_WRONG
+
+
+cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
+    """After EMSGSIZE: a larger buffer, else a shorter record, else none.
+
+    Not shorter where the record is more than text: journald ignores an entry with an end missing.
+    """
+    cdef uint64_t word = ring_peek(&writer.ring, writer.first)
+    cdef size_t length = writer.transport.parts[0].iov_len
+    cdef size_t limit
+    if transport_make_room(&writer.transport, length):
+        return
+    writer_count_error(writer, EMSGSIZE)
+    writer.memory_tries = 0
+    limit = 0 if writer.transport.by_memfd else transport_shorter(&writer.transport, length)
+    if limit == 0:
+        count_loss(&writer.counters, UNSENDABLE, word_severity(word))
+        writer_begin_trouble(writer)
+        writer_pass(writer, writer.ends[0])
+        return
+    if not word & SHORTENED:
+        add_relaxed(&writer.counters.truncated, 1)
+    ring_shorten(&writer.ring, writer.first,
+                 frame_cut(<char *>writer.transport.parts[0].iov_base, length, limit))
+
+
+cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
+    cdef int count = writer_gather(writer)
+    cdef int sent
+    cdef bint aside = writer.transport.aside != NULL
+    cdef Outcome outcome
+    if count == 0:
+        return RING_EMPTY
+    sent = transport_send(&writer.transport, count)
+    if aside and writer.transport.aside == NULL:
+        count_owned(&writer.counters.sent.value, 1)
+    if sent >= 0:
+        writer.backoff = 0
+        writer.memory_tries = 0
+        if sent > 0:
+            count_owned(&writer.counters.sent.value, sent)
+            writer_pass(writer, writer.ends[sent - 1])
+        return PEER_FULL if 0 < sent < count else NOTHING_WRONG
+    outcome = transport_outcome(errno)
+    if outcome == WAIT_WRITABLE:
+        return PEER_FULL
+    if outcome == TOO_LONG:
+        writer_shorten_first(writer)
+        return NOTHING_WRONG
+    writer_count_error(writer, errno)
+    if outcome == WAIT_MEMORY:
+        # Linux has a bound for one datagram that no buffer size shows: some 4 MiB. A stream has
+        # none, and may have half of the record already, or its length.
+        writer.memory_tries += 1
+        if (writer.memory_tries >= MEMORY_TRIES and writer.transport.parts[0].iov_len > LARGE
+                and writer.transport.connected_socktype != SOCK_STREAM):
+            writer_shorten_first(writer)
+        return NO_MEMORY
+    writer_disconnect(writer)
+    # At once the first time: a restarted daemon is usually there again.
+    if writer.backoff:
+        return NO_PEER
+    writer.backoff = BACKOFF_MIN
+    return NOTHING_WRONG
+
+
+cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
+    cdef bint locked = writer_lock_tail(writer)
+    cdef bint ready = ring_peek(&writer.ring, writer_begin(writer)) != 0
+    writer_unlock_tail(writer, locked)
+    return ready
+
+
+cdef inline bint writer_populate(Writer *writer) noexcept nogil:
+    """Keep memory in front of the producers, in a ring's first turn. False: there is enough.
+
+    For the first touch of a page a producer would wait as long as for ten calls, or a hundred.
+    """
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t last = writer.begun + ring.capacity
+    cdef uint64_t head = load_relaxed(&ring.at.head.value)
+    cdef uint64_t end
+    # Where producers have been already it would be in vain.
+    writer.populated = min(max(writer.populated, head & ~(page_size() - 1)), last)
+    if writer.populated == last or head + POPULATE_AHEAD < writer.populated:
+        return False
+    end = min(writer.populated + POPULATE_STEP, last)
+    writer.populated = end if ring_populate(ring, writer.populated, end) else last
+    return True
+
+
+cdef inline Drained writer_drain(Writer *writer) noexcept nogil:
+    """Send records until there are none, or the peer or the kernel says no."""
+    cdef Drained drained
+    cdef bint locked
+    while not load_acquire(&writer.stop.value):
+        if writer.transport.fd < 0 or writer.transport.connecting:
+            drained = writer_connect(writer) if writer_has_records(writer) else RING_EMPTY
+        else:
+            locked = writer_lock_tail(writer)
+            drained = writer_send_batch(writer)
+            writer_unlock_tail(writer, locked)
+        if drained == RING_EMPTY and writer_populate(writer):
+            continue
+        if drained != NOTHING_WRONG:
+            return drained
+        writer_populate(writer)
+    return STOP_ASKED

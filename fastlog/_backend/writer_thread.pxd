@@ -1,0 +1,295 @@
+"""The writer's thread: when it looks at the ring, how it waits, how it starts and ends."""
+from libc.errno cimport EBADMSG, errno
+from libc.stdint cimport uint64_t
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from posix.unistd cimport close, read
+
+from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst,
+                               store_relaxed, store_release, store_seq_cst)
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
+from fastlog._backend.send_loop cimport (BACKOFF_MIN, CONNECTING, NO_MEMORY, NO_PEER, PEER_FULL, RING_EMPTY,
+                             STOP_ASKED, Drained, writer_begin, writer_disconnect, writer_drain)
+from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
+                             pollfd, ppoll, pthread_create, pthread_detach, pthread_join,
+                             pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+                             pthread_setname_np, pthread_sigmask, pthread_timedjoin_np,
+                             sigfillset, sigset_t)
+from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, ring_find, ring_is_ready,
+                            ring_map, ring_mend, ring_next, ring_peek)
+from fastlog._backend.transport cimport errno_set, transport_close, transport_init, transport_is_network
+from fastlog._backend.writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
+                              writer_begin_trouble, writer_lock_tail, writer_offer_socket,
+                              writer_reached, writer_unlock_tail, writer_wake)
+
+
+cdef enum:
+    LINGER_GROWTH = 16            # the longest linger, in shortest ones
+    LINGER_STEP = 4               # by which it grows
+    FEW_RECORDS = 2               # found by a look: it could have come later
+    MANY_RECORDS = 8              # the next one is to come sooner
+    BACKOFF_MAX = 1000 * MILLISECOND
+    MEMORY_PAUSE = 10 * MILLISECOND
+    UNFINISHED_PATIENCE = 20 * MILLISECOND    # for a record that is being written, in a crash
+    RESOLVER_PATIENCE = 1         # s
+
+
+cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_room) noexcept nogil:
+    """Wait for a wake-up call, for `timeout` ns (0: no limit), or for room in the peer's queue."""
+    cdef pollfd descriptors[2]
+    cdef timespec limit = to_timespec(timeout)
+    cdef uint64_t calls = 0
+    descriptors[0].fd = writer.wake_fd
+    descriptors[0].events = POLLIN
+    descriptors[0].revents = 0
+    descriptors[1].fd = writer.transport.fd
+    descriptors[1].events = POLLOUT
+    ppoll(descriptors, 2 if for_room else 1, &limit if timeout else NULL, NULL)
+    if descriptors[0].revents:
+        read(writer.wake_fd, &calls, sizeof(calls))
+
+
+cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout) noexcept nogil:
+    """Wait for records, in a state that producers can see."""
+    store_seq_cst(&writer.state.value, state)                   # S2 pairs with S1
+    if not ring_is_ready(&writer.ring) and not load_seq_cst(&writer.stop.value):
+        writer_pause(writer, timeout, False)
+    store_relaxed(&writer.state.value, AWAKE)
+
+
+cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
+    """In a crash: the first record's thread may be the one that crashed, and never commit it."""
+    cdef Ring *ring = &writer.ring
+    cdef uint64_t begin = writer_begin(writer)
+    cdef uint64_t deadline = monotonic_ns() + UNFINISHED_PATIENCE
+    cdef uint64_t head, span
+    cdef bint locked
+    while (writer_begin(writer) == begin and not ring_peek(ring, begin)
+           and monotonic_ns() < deadline):
+        writer_pause(writer, MILLISECOND, False)    # other threads only need a moment
+    locked = writer_lock_tail(writer)
+    head = load_relaxed(&ring.at.head.value)
+    if begin != head and writer_begin(writer) == begin and not ring_peek(ring, begin):
+        span = ring_find(ring, begin, head)
+        store_release(&writer.passed.value,
+                      begin + span if span else ring_next(ring, begin, head))
+    writer_unlock_tail(writer, locked)
+
+
+cdef inline void writer_loop(Writer *writer) noexcept nogil:
+    cdef uint64_t linger_max = writer.linger_min * LINGER_GROWTH
+    cdef uint64_t linger = writer.linger_min
+    cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
+    cdef uint64_t sent = load_relaxed(&writer.counters.sent.value)
+    cdef Drained drained
+    while True:
+        drained = writer_drain(writer)
+        if drained == STOP_ASKED:
+            return
+        elif drained == PEER_FULL:
+            writer_pause(writer, 0, True)
+        elif drained == NO_MEMORY:
+            writer_pause(writer, MEMORY_PAUSE, False)
+        elif drained == CONNECTING:
+            writer_pause(writer, writer.transport.connect_timeout, True)
+        elif drained == NO_PEER:
+            writer_begin_trouble(writer)
+            writer.backoff = min(max(2 * writer.backoff, <uint64_t>BACKOFF_MIN),
+                                 <uint64_t>BACKOFF_MAX)
+            writer_pause(writer, writer.backoff, False)
+        elif (load_acquire(&writer.crashing.value)
+              and writer_reached(writer) < load_relaxed(&writer.ring.at.head.value)):
+            writer_skip_unfinished(writer)
+        elif load_relaxed(&writer.ring.at.tail.value) != tail:
+            tail = load_relaxed(&writer.ring.at.tail.value)
+            linger = writer_next_linger(
+                writer, linger, load_relaxed(&writer.counters.sent.value) - sent)
+            sent = load_relaxed(&writer.counters.sent.value)
+            writer_idle(writer, LINGERING if linger else SLEEPING, linger)
+        elif linger < linger_max:
+            linger = min(linger * LINGER_STEP, linger_max)
+            writer_idle(writer, LINGERING, linger)
+        else:
+            writer_idle(writer, SLEEPING, 0)
+            linger = writer.linger_min
+
+
+cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
+                                        uint64_t found) noexcept nogil:
+    """The interval after a look that found so many records."""
+    if found <= FEW_RECORDS:
+        return min(linger * LINGER_STEP, writer.linger_min * LINGER_GROWTH)
+    if found >= MANY_RECORDS:
+        return max(linger // 2, writer.linger_min)
+    return linger
+
+
+cdef inline void writer_run_down(Writer *writer, uint64_t position,
+                                 uint64_t deadline) noexcept nogil:
+    """Drain up to `position`, until monotonic_ns() is `deadline`, where there is no thread: in a
+    signal handler.
+
+    The caller has made the state AWAKE. No name is looked up: that is not async-signal-safe.
+    """
+    cdef Drained drained
+    while writer_reached(writer) < position and monotonic_ns() < deadline:
+        store_seq_cst(&writer.stop.value, 0)        # another thread may just be closing it
+        if writer.transport.fd < 0 and transport_is_network(&writer.transport):
+            return
+        drained = writer_drain(writer)
+        if drained == RING_EMPTY:
+            writer_skip_unfinished(writer)
+        else:
+            writer_pause(writer, BACKOFF_MIN, drained == PEER_FULL or drained == CONNECTING)
+
+
+cdef inline void *writer_main(void *argument) noexcept nogil:
+    cdef Writer *writer = <Writer *>argument
+    cdef bint locked
+    # The memory may be another since the last one (ring_detach).
+    writer.begun = load_relaxed(&writer.ring.at.tail.value) & ~(page_size() - 1)
+    writer.populated = writer.begun
+    writer_loop(writer)
+    locked = writer_lock_tail(writer)
+    writer_disconnect(writer)
+    writer_unlock_tail(writer, locked)
+    store_seq_cst(&writer.state.value, STOPPED)
+    return NULL
+
+
+# --- life cycle --------------------------------------------------------------------------------
+
+cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
+    """Tell the writer of a committed record. Any thread.
+
+    Returns 0, or the errno that kept the thread from starting.
+
+    `at_once`: do not leave it to the writer's next look (an urgent record, a
+    ring more than half full, somebody who waits).
+    """
+    cdef uint64_t state = load_seq_cst(&writer.state.value)     # S1 pairs with S2
+    while state == SLEEPING or (state == LINGERING and at_once):
+        # One producer makes the call; the others see AWAKE and go on. Not a
+        # plain exchange: a writer that has STOPPED meanwhile must stay so.
+        if cas_seq_cst(&writer.state.value, &state, AWAKE):
+            add_relaxed(&writer.counters.wakeups, 1)
+            writer_wake(writer)
+            return 0
+    return writer_start(writer) if state == STOPPED else 0
+
+
+cdef inline int writer_start(Writer *writer) noexcept nogil:
+    """Start the thread if there is none. Any thread. Returns 0 or an errno."""
+    cdef sigset_t all_signals, before
+    cdef uint64_t stopped = STOPPED
+    cdef int error = 0
+    # The thread inherits the mask: signals are the program's own threads' business. And none must
+    # come between AWAKE and the thread that makes it true: who handles a crash would wait for it.
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &before)
+    pthread_mutex_lock(&writer.lifecycle)
+    # Not if it is awake without a thread: then a crash is being handled.
+    if not writer.started and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
+        store_seq_cst(&writer.stop.value, 0)
+        error = pthread_create(&writer.thread, NULL, writer_main, writer)
+        if error:
+            store_seq_cst(&writer.state.value, STOPPED)
+        else:
+            pthread_setname_np(writer.thread, "fastlog-writer")
+            writer.started = True
+    pthread_mutex_unlock(&writer.lifecycle)
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
+    return error
+
+
+cdef inline bint writer_stop(Writer *writer) noexcept nogil:
+    """Stop and join the thread; what it has not sent stays in the ring. Any thread but its own.
+
+    Returns False if it does not come back, because a name server keeps it
+    waiting: then it is left to itself, and so is the Writer, for good.
+    """
+    cdef timespec deadline
+    cdef bint joined = True
+    pthread_mutex_lock(&writer.lifecycle)
+    if writer.started:
+        store_seq_cst(&writer.stop.value, 1)
+        writer_wake(writer)
+        if transport_is_network(&writer.transport):
+            clock_gettime(CLOCK_REALTIME, &deadline)
+            deadline.tv_sec += RESOLVER_PATIENCE
+            joined = pthread_timedjoin_np(writer.thread, NULL, &deadline) == 0
+            if not joined:
+                pthread_detach(writer.thread)
+        else:
+            pthread_join(writer.thread, NULL)
+        writer.started = False
+    pthread_mutex_unlock(&writer.lifecycle)
+    return joined
+
+
+cdef inline void writer_destroy(Writer *writer) noexcept nogil:
+    """Free everything. No thread may use the writer, and its own must have been stopped."""
+    writer_offer_socket(writer, -1)
+    transport_close(&writer.transport)
+    ring_destroy(&writer.ring)
+    if writer.wake_fd >= 0:
+        close(writer.wake_fd)
+    if writer.spool_fd >= 0:
+        close(writer.spool_fd)
+    munmap(writer, sizeof(Writer))
+
+
+cdef inline void writer_leave(Writer *writer) noexcept nogil:
+    """Free a parent's writer in a forked child; the parent's own and its records are untouched.
+
+    The descriptors are not closed, though they stay open until exec or exit:
+    their numbers mean nothing here. fork copies the descriptors before the
+    memory (Linux, copy_process in kernel/fork.c) while the parent's writer runs
+    on, and a program may have closed all of them and opened its own since.
+    """
+    ring_destroy(&writer.ring)
+    munmap(writer, sizeof(Writer))
+
+
+cdef inline bint writer_take_ring(Writer *writer, uint64_t capacity, int fd, bint only_look
+                                  ) noexcept nogil:
+    """Memory of its own, or a spool with what a dead process left in it. False: see errno."""
+    if fd < 0:
+        return ring_create(&writer.ring, capacity) == 0
+    if ring_map(&writer.ring, capacity, fd, not only_look) != 0:
+        return False
+    if not ring_mend(&writer.ring, &writer.mended):
+        errno_set(EBADMSG)
+        return False
+    store_relaxed(&writer.counters.accepted.value, writer.mended.records)
+    return True
+
+
+cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int socktype, int spool_fd,
+                                  bint only_look) noexcept nogil:
+    """A stopped writer, or NULL with errno set. Free with writer_destroy.
+
+    spool_fd: the file of the ring, which is the writer's from now on; -1: memory of its own.
+    only_look: what is changed in the ring does not reach the file.
+    errno is EBADMSG if the positions in the file make no sense.
+    """
+    cdef int error
+    # mmap and not malloc: aligned for line_u64, zeroed, and given back at once.
+    cdef void *memory = mmap(NULL, sizeof(Writer), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    cdef Writer *writer = <Writer *>memory
+    if memory == MAP_FAILED:
+        return NULL
+    transport_init(&writer.transport, socktype)
+    writer.linger_min = linger
+    writer.spool_fd = spool_fd
+    store_relaxed(&writer.wanted.value, NOBODY)
+    pthread_mutex_init(&writer.lifecycle, NULL)
+    pthread_mutex_init(&writer.tail_lock, NULL)
+    writer.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    if writer.wake_fd < 0 or not writer_take_ring(writer, capacity, spool_fd, only_look):
+        error = errno
+        writer_destroy(writer)
+        errno_set(error)
+        return NULL
+    return writer

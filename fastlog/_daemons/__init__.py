@@ -1,0 +1,1 @@
+"""The private syslog daemons that the demo and the benchmark start."""

@@ -1,0 +1,1 @@
+"""What the engine in `_core.pyx` is made of, besides the ring and the writer."""

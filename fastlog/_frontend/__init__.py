@@ -1,0 +1,1 @@
+"""The caller's thread: from a logging call to the engine."""

@@ -1,0 +1,59 @@
+"""Dicts and classes that are to stay as they are, as other modules see them; see _frontend/dict_guard.pyx."""
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from fastlog._backend.atomics cimport atomic_u64, load_relaxed
+
+cdef extern from "_frontend/dict_guard.h":
+    uint64_t watch_read(const uint64_t *number) noexcept
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        unsigned int tp_version_tag
+        object (*tp_alloc)(PyTypeObject *cls, Py_ssize_t count)
+
+cdef enum:
+    NUMBERS_MAX = 8
+
+cdef class Watch:
+    cdef list dicts                   # each, the keys that matter and their values
+    cdef list untold                  # likewise; no number tells of these
+    cdef int count
+    cdef const uint64_t *numbers[NUMBERS_MAX]
+    cdef atomic_u64 seen[NUMBERS_MAX]
+
+    cdef int add(self, dict watched, object keys) except -1
+    cdef int add_attributes(self, object owner) except -1
+    cdef int expect(self, dict watched, dict values, bint whole) except -1
+    cdef bint look(self) except -1
+
+
+cdef bint all_hold(list dicts) except -1
+
+
+cdef inline bint watch_holds(Watch watch) except -1:
+    """Whether all is as it was. A few loads, unless a dict was changed."""
+    cdef int i
+    if watch.untold is not None and not all_hold(watch.untold):
+        return False
+    for i in range(watch.count):
+        if watch_read(watch.numbers[i]) != load_relaxed(&watch.seen[i]):
+            return watch.look()
+    return True
+
+
+cdef inline unsigned int class_tag(object cls) noexcept:
+    """A number that CPython gives to one state of one class, 0 while it has none.
+
+    tp_version_tag, Include/cpython/object.h: a change to the class or a base
+    takes it away, and a look-up gives it a new one.
+    """
+    return (<PyTypeObject *><PyObject *>cls).tp_version_tag
+
+
+cdef inline unsigned int given_tag(object cls) except? 0:
+    """The class's tag, which it now gets if it has none. Before it is looked at: what changes
+    meanwhile takes it away again.
+    """
+    getattr(cls, "__doc__", None)
+    return class_tag(cls)

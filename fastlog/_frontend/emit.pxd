@@ -1,0 +1,42 @@
+"""A handler's snapshot as other extension modules see it; _frontend/emit.pyx explains."""
+from fastlog._backend.atomics cimport atomic_u64
+from fastlog._core cimport Engine
+from fastlog._frontend.formatter cimport Format
+from fastlog._engine.message cimport Message
+from fastlog._frontend.log_record cimport Call
+from fastlog._frontend.dict_guard cimport Watch
+
+cdef class Envelope:
+    """What a protocol puts around the text of a record. Modules that are imported when wanted."""
+    # Completes the message, which has the text and before it `room`, and puts it: Engine.put().
+    # `ident` and `append_nul` as the handler has them. Of a record; or, if that is None, of a call.
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1
+
+
+cdef class Snapshot:
+    """A handler's attributes as of now. A new one is made when they change.
+
+    Without a GIL each thread has its own, with what hangs on it.
+    """
+    cdef atomic_u64 state             # whether an attribute was assigned to since
+    cdef unsigned int tag             # the class's when this was made
+    cdef bint stock                   # nothing is overridden; else no other field is set
+    cdef bint for_calls               # nor is handle(), and the levels are plain numbers:
+    cdef long level_number, urgent_number
+    cdef Engine engine
+    cdef object facility              # number or name
+    cdef Watch priorities             # of the three dicts
+    cdef dict priority_map, priority_names, facility_names
+    cdef object last_levelname        # and what was found there for it
+    cdef unsigned int last_priority
+    cdef object ident, append_nul, urgent_level
+    cdef Envelope envelope            # in the place of ident, or None
+    cdef object formatter             # None: logging's default
+    cdef list filters
+    cdef Format format                # `formatter`, if that is a plain one, compiled
+
+
+cdef Snapshot find_snapshot(object handler)
+cdef bint takes_calls(Snapshot now) except -1
+cdef int emit_call(object self, Snapshot now, Call *call) except -1

@@ -1,0 +1,241 @@
+# cython: language_level=3, binding=True, freethreading_compatible=True
+"""Records as entries of the journal: systemd, docs/JOURNAL_NATIVE_PROTOCOL.md.
+
+An entry is a series of fields, NAME=value and a line feed; where the value has a line feed, NAME,
+a line feed, the value's length in 8 bytes, little-endian, the value, a line feed. MESSAGE comes
+first, what the program gave by `extra` last.
+"""
+import logging
+import re
+import struct
+
+cimport cython
+from libc.string cimport memchr, strlen
+
+from fastlog._core cimport Engine
+from fastlog._frontend.emit cimport Envelope
+from fastlog._backend.framing cimport MARK, MARK_SIZE, frame_utf8_floor
+from fastlog._frontend.rfc_header cimport Header, text_of
+from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
+                               message_add_whole, message_fill, message_fill_whole, message_has,
+                               message_shorten)
+from fastlog._frontend.log_record cimport Call, Caller, created_of, find_caller, thread_name
+
+cdef enum:
+    NAME_MAX = 64                     # systemd, journal_field_valid() in journal-file.c
+    NAMES_MAX = 1000                  # programs may make names up as they go
+    # Fields besides our own; journald ignores an entry of more than 1,024: systemd,
+    # journald-native.c.
+    OTHERS_MAX = 1000
+    LENGTH_ROOM = 10                  # of a value: its length, and line feeds
+    OTHERS_SHARE = 4                  # of the longest entry this part is left to fields of our own
+
+# The fields that each entry has, so none of the program's is called so.
+OWN_FIELDS = frozenset({
+    "MESSAGE", "PRIORITY", "SYSLOG_FACILITY", "SYSLOG_IDENTIFIER", "SYSLOG_TIMESTAMP", "LOGGER",
+    "CODE_FILE", "CODE_LINE", "CODE_FUNC", "THREAD_NAME", "EXCEPTION_TEXT"})
+cdef object NOT_ALLOWED = re.compile("[^A-Z0-9_]")
+
+# What a LogRecord has by itself; all else is from `extra`.
+cdef frozenset own_attributes = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message", "asctime", "taskName"}
+cdef dict names = {}                  # of attributes, as fields
+
+
+def field_name(attribute):
+    """An attribute's name as a field's: of A-Z, 0-9 and _, at most 64, beginning with a letter.
+
+    In capitals, with _ for what is not allowed. With X_ in front where it would begin with a digit
+    or _ (which journald keeps to itself), or would be one of OWN_FIELDS.
+    """
+    name = NOT_ALLOWED.sub("_", str.upper(text_of(attribute)))
+    if not "A" <= name[:1] <= "Z" or name in OWN_FIELDS:
+        name = "X_" + name
+    return name[:NAME_MAX]
+
+
+cdef bytes name_of(object attribute):
+    if type(attribute) is not str or len(attribute) > NAME_MAX:
+        return field_name(attribute).encode()
+    known = names.get(attribute)
+    if known is None:
+        if len(names) >= NAMES_MAX:
+            names.clear()
+        known = names[attribute] = field_name(attribute).encode()
+    return known
+
+
+def value_bytes(value):
+    """Bytes as they are, all else as its str()."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return bytes(memoryview(value))   # a subclass may have a __bytes__
+        except ValueError:                    # released
+            pass
+    return str.encode(text_of(value), "utf-8", "backslashreplace")
+
+
+def field(bytes name, bytes value):
+    """One field, serialized."""
+    if b"\n" in value:
+        return b"%b\n%b%b\n" % (name, struct.pack("<Q", len(value)), value)
+    return b"%b=%b\n" % (name, value)
+
+
+cdef bint add_field(Message *message, const char *name, object value,
+                    Py_ssize_t longest) except -1:
+    """Add a field of our own; its name with a = at the end. Nothing, if there is no value.
+
+    What would make the message longer than `longest` is cut or left out. Returns whether it was.
+    """
+    cdef int first = message.count
+    cdef Py_ssize_t room = (longest - <Py_ssize_t>message.size - <Py_ssize_t>strlen(name)
+                            - LENGTH_ROOM)
+    cdef Piece *piece = &message.pieces[first + 1]
+    cdef bint shortened
+    if value is None or type(value) is str and not value:
+        return False
+    if room < MARK_SIZE:
+        return True
+    message_add_bytes(message, name, strlen(name))
+    if type(value) is str:
+        message_add(message, value)
+    elif type(value) is not int or not message_add_number(message, value):
+        message_add_whole(message, value_bytes(value))
+    shortened = piece.size > <size_t>room
+    if shortened:
+        message.size -= piece.size
+        message_fill_whole(message, first + 1, piece.data[:frame_utf8_floor(
+            piece.data, room - MARK_SIZE)] + MARK)
+    if memchr(piece.data, c"\n", piece.size) != NULL:
+        message.size -= message.pieces[first].size
+        message_fill_whole(message, first, b"%b\n%b" % (
+            name[:strlen(name) - 1], struct.pack("<Q", piece.size)))
+    message_add_bytes(message, "\n", 1)
+    return shortened
+
+
+cdef object exception_text(dict own):
+    """The traceback; made here where the formatter left none (or a line feed: loguru)."""
+    text, info = own.get("exc_text"), own.get("exc_info")
+    if isinstance(text, str) and not text.isspace() and text:
+        return text
+    if type(info) is not tuple or len(info) != 3 or info[0] is None:
+        return text
+    try:
+        return logging.Formatter().formatException(info)
+    except Exception:
+        return text
+
+
+cdef class Syslog(Envelope):
+    """What stands around the text on the syslog socket, where there is no journal."""
+
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+        message_fill(message, room, f"{ident}: " if ident else "")
+        return engine.put(priority, message, append_nul, urgent)
+
+
+cdef class Journal(Envelope):
+    """What makes one handler's entries. Thread-safe.
+
+    fields: {name: value} of every entry, checked by _validation.py.
+    """
+
+    def __init__(self, fields):
+        self.constants = {name.encode(): field(name.encode(), value_bytes(value))
+                          for name, value in fields.items()}
+        self.constant = b"".join(self.constants.values())
+        self.clock = Header("rfc5424", "", "", None, "", "")
+        self.ident = None
+        self.identifier = b""
+
+    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+        cdef size_t longest = engine.longest_entry()
+        cdef Py_ssize_t rest              # what the fields of our own end before
+        cdef bytes others = self.constant
+        cdef bint shortened = False
+        cdef dict own
+        cdef list found
+        cdef Caller caller
+        if call == NULL:
+            attributes = record.__dict__
+            own = attributes if type(attributes) is dict else dict(attributes)
+            found = [item for item in own.items() if item[0] not in own_attributes]
+            if found:
+                others = self.extra_fields(found, longest // 2, &shortened)
+        if self.add_text(message, room, longest - longest // OTHERS_SHARE - min(
+                <size_t>len(others), longest // 2)):
+            shortened = True
+        self.add_origin(message, ident, priority,
+                        own.get("created") if call == NULL else created_of(call.time))
+        rest = <Py_ssize_t>longest - len(others)
+        if call == NULL:
+            shortened |= add_field(message, "LOGGER=", own.get("name"), rest)
+            shortened |= add_field(message, "CODE_FILE=", own.get("pathname"), rest)
+            shortened |= add_field(message, "CODE_LINE=", own.get("lineno"), rest)
+            shortened |= add_field(message, "CODE_FUNC=", own.get("funcName"), rest)
+            shortened |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
+            shortened |= add_field(message, "EXCEPTION_TEXT=", exception_text(own), rest)
+        else:
+            caller = find_caller(call.stacklevel)
+            shortened |= add_field(message, "LOGGER=", <object>call.name, rest)
+            shortened |= add_field(message, "CODE_FILE=", caller.pathname, rest)
+            shortened |= add_field(message, "CODE_LINE=", caller.lineno, rest)
+            shortened |= add_field(message, "CODE_FUNC=", caller.function, rest)
+            shortened |= add_field(message, "THREAD_NAME=", thread_name(), rest)
+        message_add_whole(message, others)
+        return engine.put_entry(priority, message, urgent, shortened)
+
+    cdef bint add_text(self, Message *message, int room, size_t longest) except -1:
+        """Make the text the field MESSAGE, of at most so many bytes; whether it was shortened."""
+        cdef bint shortened = message.size > longest
+        if shortened:
+            message_shorten(message, longest)
+        if message_has(message, c"\n"):
+            message_fill_whole(message, room, b"MESSAGE\n" + struct.pack("<Q", message.size))
+        else:
+            message_fill_whole(message, room, b"MESSAGE=")
+        message_add_bytes(message, "\n", 1)
+        return shortened
+
+    cdef int add_origin(self, Message *message, object ident, unsigned int priority,
+                        object created) except -1:
+        cdef bytes identifier
+        with cython.critical_section(self):
+            if ident is not self.ident:
+                identifier = field(b"SYSLOG_IDENTIFIER", value_bytes(ident)) if ident else b""
+                self.ident, self.identifier = ident, identifier
+            identifier = self.identifier
+        message_add_whole(message, identifier)
+        message_add(message, f"PRIORITY={priority & 7}\nSYSLOG_FACILITY={priority >> 3}\n"
+                    f"SYSLOG_TIMESTAMP={self.clock.timestamp(created)}\n")
+        return 0
+
+    cdef bytes extra_fields(self, list found, size_t room, bint *cut):
+        """The handler's fields and the record's, whose values have `room` bytes together."""
+        cdef list parts = []
+        cdef set taken = set()
+        cdef bytes data
+        if len(found) > OTHERS_MAX - len(self.constants):
+            del found[OTHERS_MAX - len(self.constants):]
+            cut[0] = True
+        for attribute, value in found:
+            data = value_bytes(value)
+            if <size_t>len(data) > room:
+                data = data[:frame_utf8_floor(data, room)] + MARK
+                room = 0
+                cut[0] = True
+            else:
+                room -= len(data)
+            name = name_of(attribute)
+            taken.add(name)
+            parts.append(field(name, data))
+        if taken.isdisjoint(self.constants):
+            return self.constant + b"".join(parts)
+        return b"".join([each for name, each in self.constants.items() if name not in taken]
+                        + parts)

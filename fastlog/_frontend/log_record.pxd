@@ -1,0 +1,67 @@
+"""A logging call before it is a LogRecord, as other extension modules see it; see _frontend/log_record.pyx."""
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+cdef enum Field:                      # what a LogRecord has, in the order in which it gets it
+    NAME
+    MSG
+    ARGS
+    LEVELNAME
+    LEVELNO
+    PATHNAME
+    FILENAME
+    MODULE
+    EXC_INFO
+    EXC_TEXT
+    STACK_INFO
+    LINENO
+    FUNCTION
+    CREATED
+    MSECS
+    RELATIVE_CREATED
+    THREAD
+    THREAD_NAME
+    PROCESS_NAME
+    PROCESS
+    FIELDS                            # so many; what follows is not in each record:
+    MESSAGE
+    ASCTIME
+    OTHER
+
+cdef struct Facts:
+    const unsigned char *fields       # the ones that are read
+    int count                         # of them
+    int held                          # so many are references, the others borrowed
+    PyObject *values[FIELDS]          # by Field; of those that are not read: anything
+
+cdef struct Call:                     # references are borrowed from who makes the call
+    PyObject *name                    # of the logger
+    PyObject *levelno
+    long number                       # the same
+    PyObject *levelname
+    PyObject *msg
+    PyObject *args                    # a tuple or a mapping, as LogRecord has it
+    int64_t time                      # ns since 1970
+    long stacklevel
+
+
+cdef class Caller:
+    """Where the call stands in the source."""
+    cdef object pathname, filename, module, lineno, function
+
+
+cdef bint facts_read(Facts *facts, dict attributes, const unsigned char *fields,
+                     int count) except -1
+cdef void facts_hold(Facts *facts) noexcept
+cdef void facts_release(Facts *facts) noexcept
+cdef object call_args(PyObject *const *args, Py_ssize_t count)
+cdef double created_of(int64_t ns) noexcept
+cdef double msecs_of(int64_t ns) noexcept
+cdef object thread_ident()
+cdef object thread_name()
+cdef object process_id()
+cdef Caller find_caller(long stacklevel)
+cdef bint class_is_stock() except -1
+cdef bint record_is_stock() except -1
+cdef object level_name(object level, long number)
+cdef object make_record(Call *call, object exc_info)

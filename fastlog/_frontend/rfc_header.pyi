@@ -1,0 +1,20 @@
+from collections.abc import Mapping
+
+from typing_extensions import disjoint_base
+
+from fastlog._frontend.emit import Envelope
+
+def make_valid(text: object, longest: int) -> str: ...
+def structured_data(elements: Mapping[str, Mapping[str, object]]) -> str: ...
+
+@disjoint_base
+class Header(Envelope):
+    def __init__(
+        self,
+        protocol: str,
+        hostname: str,
+        app_name: str,
+        procid: str | None,
+        msgid: str,
+        data: str,
+    ) -> None: ...

@@ -1,0 +1,1 @@
+"""Spool files. No record passes through here."""

@@ -1,0 +1,1 @@
+"""`fastlog doctor`: what happens to a record on this machine."""

@@ -1,0 +1,435 @@
+"""The crash drain: what was accepted is sent before a fatal signal ends the process."""
+import re
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from fastlog._daemons.rsyslogd import wait_until
+
+COUNT = 5_000
+
+PROGRAM = """
+import ctypes, faulthandler, logging, os, signal, sys, threading, time
+import fastlog
+address, *arguments = sys.argv[1:]
+handler = fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ")
+log = logging.Logger("x")
+log.addHandler(handler)
+
+def crash(number):
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+
+"""
+NOBODY = PROGRAM + """
+logging.raiseExceptions = False  # nobody listens, and that is told
+log.info("x")
+
+def blocked(path):
+    with open(f"/proc/{path}/status") as status:
+        return int(status.read().partition("SigBlk:")[2].split()[0], 16)
+"""
+LOG = f"for i in range({COUNT}):\n    log.info('%d', i)\n"
+
+
+@pytest.fixture
+def crash(run_python, rsyslogd):
+    """Runs a program that ends by a signal; returns the lines that arrived."""
+    def run(code, number, *arguments, stderr="", count=COUNT):
+        run_python(PROGRAM + code, rsyslogd.socket, *arguments, returncode=-number, stderr=stderr)
+        rsyslogd.wait_for_lines(count)
+        return rsyslogd.server_lines()
+    return run
+
+
+def numbers(count=COUNT):
+    return [str(i) for i in range(count)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL,
+                                    signal.SIGFPE, signal.SIGTERM])
+def test_each_signal(crash, number):
+    """All that was logged arrives, in order, and the process ends by that signal."""
+    lines = crash(f"fastlog.enable_crash_drain()\n{LOG}crash({int(number)})", number)
+    assert lines == numbers()
+
+
+def test_a_real_fault_and_a_real_abort(crash):
+    assert crash(f"fastlog.enable_crash_drain()\n{LOG}ctypes.string_at(0)",
+                 signal.SIGSEGV) == numbers()
+
+
+def test_abort(crash):
+    assert crash(f"fastlog.enable_crash_drain()\n{LOG}os.abort()", signal.SIGABRT) == numbers()
+
+
+def test_crash_in_another_thread(crash):
+    """And while the main thread is in a logging call of its own or waits."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+{LOG}
+thread = threading.Thread(target=ctypes.string_at, args=(0,))
+thread.start()
+thread.join()
+""", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+def test_crash_inside_a_logging_call(crash):
+    """While the message is formatted."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+class Crashing:
+    def __str__(self):
+        return ctypes.string_at(0)
+{LOG}
+log.info("%s", Crashing())
+""", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+def test_half_written_record(crash):
+    """The message's memory is gone: the crash comes between reservation and commit.
+
+    It is left out, and not waited for: that would take longer than a test may.
+    """
+    lines = crash(f"""
+fastlog.enable_crash_drain(timeout=1000)
+libc = ctypes.CDLL(None)
+{LOG}
+text = "x" * 1_000_000
+page = os.sysconf("SC_PAGE_SIZE")
+begin = (id(text) // page + 2) * page
+assert libc.munmap(ctypes.c_void_p(begin), ctypes.c_size_t(100 * page)) == 0
+log.info(text)
+""", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+def test_stack_overflow(crash, directory, gcc):
+    """On the main thread the handler has a stack of its own."""
+    source = directory / "deep.c"
+    source.write_text("int deep(volatile char *p) { volatile char here[4096]; here[0] = *p; "
+                      "return deep(here) + here[1]; }\n")
+    subprocess.run([gcc, "-O0", "-shared", "-fPIC", "-w", "-o", directory / "deep.so", source],
+                   check=True)
+    lines = crash(f"fastlog.enable_crash_drain()\n{LOG}"
+                  f"ctypes.CDLL({str(directory / 'deep.so')!r}).deep(b'x')", signal.SIGSEGV)
+    assert lines == numbers()
+
+
+@pytest.mark.parametrize("order", [
+    "fastlog.enable_crash_drain(); faulthandler.enable()",
+    "faulthandler.enable(); fastlog.enable_crash_drain()",
+    "fastlog.enable_crash_drain(); faulthandler.enable(); fastlog.enable_crash_drain()"])
+def test_with_faulthandler(crash, order):
+    """In any order: its traceback is printed, once, and the records arrive."""
+    lines = crash(f"{order}\n{LOG}ctypes.string_at(0)", signal.SIGSEGV,
+                  stderr=re.compile(r"\AFatal Python error: Segmentation fault(?!.*Fatal Python)",
+                                    re.DOTALL))
+    assert lines == numbers()
+
+
+def test_handler_of_the_program(crash):
+    """A disposition that was there before runs after the drain, and may go on."""
+    lines = crash(f"""
+signal.signal(signal.SIGABRT, lambda number, frame: log.info("handled"))
+signal.signal(signal.SIGTERM, lambda number, frame: log.info("terminated"))
+fastlog.enable_crash_drain()
+{LOG}
+os.kill(os.getpid(), signal.SIGABRT)
+os.kill(os.getpid(), signal.SIGTERM)  # not ours: the program handles it
+log.info("still here")
+fastlog.enable_crash_drain()          # the first ABRT took it away
+crash(signal.SIGSEGV)
+""", signal.SIGSEGV, count=COUNT + 3)
+    assert lines == [*numbers(), "handled", "terminated", "still here"]
+
+
+def test_disabled(run_python, directory):
+    """After disable_crash_drain() the earlier dispositions are back."""
+    run_python("""
+import signal, fastlog
+fastlog.disable_crash_drain()
+fastlog.enable_crash_drain()
+fastlog.enable_crash_drain(1.0)
+fastlog.disable_crash_drain()
+with open("/proc/self/status") as status:
+    caught = int(status.read().partition("SigCgt:")[2].split()[0], 16)
+for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGBUS):
+    assert not caught >> (number - 1) & 1, number
+""")
+
+
+def test_daemon_down(run_python, directory):
+    """The drain gives up at its deadline, and the signal does its work."""
+    code = PROGRAM + ("logging.raiseExceptions = False\nfastlog.enable_crash_drain(0.3)\n"
+                      f"{LOG}begin = time.monotonic()\n"
+                      "print(begin, flush=True)\ncrash(signal.SIGSEGV)")
+    run_python(code, directory / "nobody", returncode=-signal.SIGSEGV)
+
+
+def test_closed_handler(crash):
+    """A record that waits in a ring without a writer is sent by the signal's handler."""
+    lines = crash(f"""
+logging.raiseExceptions = False
+fastlog.enable_crash_drain()
+handler.close()
+os.rename(address, address + ".away")
+{LOG}
+handler.close(0.0)
+os.rename(address + ".away", address)
+crash(signal.SIGTERM)
+""", signal.SIGTERM)
+    assert lines == numbers()
+
+
+def test_forked_child(crash):
+    """A child drains its own records and leaves its parent's alone."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+pid = os.fork()
+if pid == 0:
+    {LOG.replace("    log", "        log")}
+    crash(signal.SIGSEGV)
+os.waitpid(pid, 0)
+log.info("parent")
+crash(signal.SIGTERM)
+""", signal.SIGTERM, count=COUNT + 1)
+    assert lines == [*numbers(), "parent"]
+
+
+def test_two_threads_crash_together(crash):
+    """The second waits until the first has drained."""
+    lines = crash(f"""
+fastlog.enable_crash_drain()
+{LOG}
+for _ in range(2):
+    threading.Thread(target=ctypes.CDLL(None).abort).start()
+time.sleep(30)
+""", signal.SIGABRT)
+    assert lines == numbers()
+
+
+@pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
+def test_other_policies(run_python, rsyslogd, overflow):
+    run_python(PROGRAM.replace('ident="ServerLog: "',
+                               f'ident="ServerLog: ", overflow="{overflow}"')
+               + f"fastlog.enable_crash_drain()\n{LOG}crash(signal.SIGSEGV)",
+               rsyslogd.socket, returncode=-signal.SIGSEGV)
+    rsyslogd.wait_for_lines(COUNT)
+    assert rsyslogd.server_lines() == numbers()
+
+
+@pytest.mark.parametrize("bad, error", [("1", TypeError), (-1, ValueError), (True, TypeError),
+                                        (float("inf"), ValueError)])
+def test_bad_timeout(bad, error):
+    import fastlog
+
+    with pytest.raises(error, match="timeout must be"):
+        fastlog.enable_crash_drain(bad)
+
+
+def test_many_handlers(run_python, rsyslogd):
+    """The first 64 are drained; more do no harm."""
+    run_python(PROGRAM + f"""
+handlers = [fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ", capacity=4096)
+            for _ in range(70)]
+fastlog.enable_crash_drain()
+{LOG}
+crash(signal.SIGTERM)
+""", rsyslogd.socket, returncode=-signal.SIGTERM)
+    rsyslogd.wait_for_lines(COUNT)
+    assert rsyslogd.server_lines() == numbers()
+
+
+def test_another_signal_during_the_drain(run_python, directory):
+    """In the same thread: the first one goes on, it does not wait for itself."""
+    run_python(NOBODY + """
+fastlog.enable_crash_drain(3.0)
+if os.fork() == 0:
+    # The parent is in the drain once it blocks the signal.
+    parent = os.getppid()
+    os.kill(parent, signal.SIGTERM)
+    while not blocked(parent) >> (signal.SIGTERM - 1) & 1:
+        time.sleep(0.001)
+    os.kill(parent, signal.SIGABRT)
+    os._exit(0)
+time.sleep(60)
+""", directory / "nobody", returncode=-signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("with_gil")     # else fork waits for the thread that drains
+def test_fork_during_a_drain(run_python, directory):
+    """The child is not in that drain: it can close its handlers, and crash itself."""
+    done = run_python(NOBODY + """
+fastlog.enable_crash_drain(1000.0)
+signals, pid = {signal.SIGTERM}, 0
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+def crash():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    time.sleep(60)
+
+thread = threading.Thread(target=crash, daemon=True)
+thread.start()
+parent = os.getpid()
+os.kill(parent, signal.SIGTERM)
+
+while not blocked(f"self/task/{thread.native_id}") >> (signal.SIGSEGV - 1) & 1:
+    pass
+if os.fork() == 0:
+    fastlog.enable_crash_drain(0.1)
+    handler.close(0.0)
+    del handler, log.handlers[:]
+    os.kill(os.getpid(), signal.SIGSEGV)
+while True:
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    if pid:
+        os.write(1, b"%d" % os.waitstatus_to_exitcode(status))
+        os._exit(0)
+""", directory / "nobody")
+    assert done == str(-signal.SIGSEGV)
+
+
+def test_drain_does_not_wait_for_what_is_logged_meanwhile(run_python, sink):
+    """Threads that go on logging do not keep the process from its end.
+
+    What the ring holds at the signal does: it is small, as the reader is slow.
+    """
+    drain = threading.Thread(target=read_slowly, args=(sink,))
+    drain.start()
+    try:
+        run_python(NOBODY.replace("ident=", "capacity=1 << 14, ident=") + """
+fastlog.enable_crash_drain(1000.0)
+
+def write():
+    while True:
+        log.info("x")
+
+for _ in range(2):
+    threading.Thread(target=write, daemon=True).start()
+while handler.stats().pending < 100:     # so many that there is always one
+    pass
+parent = os.getpid()
+if os.fork() == 0:
+    os.kill(parent, signal.SIGTERM)
+    os._exit(0)
+time.sleep(60)      # without the GIL
+""", sink.path, returncode=-signal.SIGTERM)
+    finally:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"end", sink.path)
+        drain.join()
+
+
+def read_slowly(sink):
+    """Slower than two threads log, so that the ring is never empty."""
+    pause = threading.Event()
+    while sink.take_one() != b"end":
+        pause.wait(0.001)
+
+
+@pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
+@pytest.mark.usefixtures("nested_calls")
+def test_program_that_goes_on_in_the_middle_of_a_record(run_python, make_sink, overflow):
+    """An earlier disposition puts the fault right: what came behind the record was sent by then,
+    and the record is finished and sent, each once.
+    """
+    sink = make_sink()
+    received = []
+    reader = threading.Thread(target=lambda: received.extend(sink.take(203)))
+    reader.start()
+    run_python("""
+import ctypes, logging, mmap, os, signal, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 18, overflow=sys.argv[2])
+log = logging.Logger("x")
+log.addHandler(handler)
+libc = ctypes.CDLL(None)
+text = "x" * 100_000
+page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 5) * mmap.PAGESIZE)
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def put_right(number):
+    log.info("behind")
+    os.kill(os.getpid(), signal.SIGABRT)
+    assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 3) == 0    # readable, writable
+
+signal.signal(signal.SIGABRT, lambda number, frame: None)
+libc.signal(signal.SIGSEGV, put_right)
+fastlog.enable_crash_drain(1000.0)
+log.info("before")
+assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+log.info(text)
+for i in range(200):        # more than the ring holds
+    log.info("%d %s", i, "y" * 10_000)
+    assert handler.flush()
+stats = handler.stats()
+assert stats.accepted == stats.sent == 203, stats
+""", sink.path, overflow)
+    reader.join()
+    assert received[:3] == [b"<14>before\0", b"<14>behind\0", b"<14>" + 100_000 * b"x" + b"\0"]
+    assert [int(each[4:].split()[0]) for each in received[3:]] == list(range(200))
+
+
+def test_half_written_record_in_a_spool(leave, recover, make_sink, spool):
+    """What was sent before it is not sent again by who recovers the spool; it is told."""
+    sink = make_sink()
+    leave(*range(5), before="import ctypes, mmap, fastlog", returncode=-signal.SIGSEGV, end="""
+fastlog.enable_crash_drain()
+text = "x" * 20_000
+page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
+ctypes.CDLL(None).munmap(page, ctypes.c_size_t(mmap.PAGESIZE))
+log.info(text)
+""")
+    assert sink.take(5) == [b"<14>%d\0" % i for i in range(5)]
+    done = recover(spool)
+    assert done.stdout == (f"{spool}: 1 that it did not finish, which are left out\n"), done
+    assert sink.is_empty() and not spool.exists()
+
+
+def test_the_crashed_thread_waits_for_room(directory, make_sink, run_python):
+    """As others do, who get some and come back while the drain goes on: nobody waits for it."""
+    sink = make_sink()
+    sink.hang()
+    received = []
+
+    def read():
+        wait_until((directory / "killed").exists, 30, "the signal")
+        while received[-1:] != [b"end"]:
+            received.append(sink.take_one())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        run_python("""
+import logging, os, signal, sys, threading, time, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 16, block_timeout=1000.0)
+handler._tell = lambda text: None        # that the daemon hangs
+log = logging.Logger("x")
+log.addHandler(handler)
+fastlog.enable_crash_drain(10.0)
+for i in range(400):                     # of 136 bytes: seven eighths of the ring hold 421
+    log.info("%d %s", i, "x" * 116)
+
+def fill():
+    while True:
+        log.info("more %s", "x" * 116)
+
+def kill():
+    time.sleep(0.2)                      # until all wait; it is no error if they do not
+    open(sys.argv[2], "x").close()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+for target in (fill, fill, fill, kill):
+    threading.Thread(target=target, daemon=True).start()
+fill()
+""", sink.path, directory / "killed", returncode=-signal.SIGTERM)
+    finally:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"end", sink.path)
+        reader.join()
+    assert [int(each[4:].split()[0]) for each in received[:400]] == list(range(400))

@@ -1,0 +1,516 @@
+"""python -m fastlog doctor, in front of real daemons in real trouble."""
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from support.journald import find_journald
+
+from fastlog.__main__ import main
+from fastlog._daemons.daemon import wait_until
+from fastlog._daemons.rsyslogd import find_rsyslogd
+from fastlog.cli.doctor import socket_probe
+from fastlog.cli.doctor.daemon_conf import JournaldConf, RsyslogConf, seconds
+
+# Another user may not read the directory of this Python: it is imported before.
+AS_NOBODY = """
+import os, sys
+from fastlog.__main__ import main
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_doctor(*arguments, as_nobody=False, **environment):
+    program = ["-c", AS_NOBODY] if as_nobody else ["-m", "fastlog"]
+    done = subprocess.run([sys.executable, *program, "doctor", *map(str, arguments)],
+                          capture_output=True, text=True, timeout=50,
+                          env={**os.environ, **environment})
+    assert done.stderr == ""
+    return done
+
+
+def findings(*arguments, **options):
+    """By check: (status, found and todo). The exit status tells whether there is a problem."""
+    done = run_doctor("--json", *arguments, **options)
+    report = json.loads(done.stdout)
+    assert set(report) == {"fastlog", "findings"}
+    found = {}
+    for each in report["findings"]:
+        assert set(each) == {"status", "check", "found", "todo"} and each["check"] not in found
+        found[each["check"]] = (each["status"], f"{each['found']} {each['todo']}".strip())
+    assert done.returncode == any(status == "problem" for status, _ in found.values())
+    return found
+
+
+@pytest.fixture
+def as_root():
+    if os.geteuid() != 0:
+        if os.environ.get("CI"):
+            pytest.fail("only root can become another user or have its own /dev/log")
+        pytest.skip("only root can become another user or have its own /dev/log")
+
+
+def test_rsyslogd(rsyslogd):
+    """All is well: who listens, what its configuration says, and a record that came through."""
+    found = findings("--address", rsyslogd.socket)
+    assert {check: status for check, (status, _) in found.items()} == {
+        "socket": "ok", "kernel-queue": found["kernel-queue"][0], "kernel-size": "ok",
+        "rsyslog-size": "note", "rsyslog-rate-limit": "ok", "rsyslog-headers": "note",
+        "rsyslog-control-characters": "ok", "round-trip": "ok"}
+    assert f"datagram socket of rsyslogd (pid {rsyslogd.pid}); it takes" in found["socket"][1]
+    configuration = rsyslogd.directory / "rsyslog.conf"
+    assert f"maxMessageSize=8k ({configuration})" in found["rsyslog-size"][1]
+    assert "RateLimit.Interval=0 (default)" in found["rsyslog-rate-limit"][1]
+    assert f" was in {rsyslogd.rest_log} after " in found["round-trip"][1]
+    [line] = rsyslogd.rest_log.read_text().splitlines()
+    assert "fastlog-doctor: test record " in line
+
+
+def test_text(rsyslogd):
+    """Lines that fit in the terminal unless a path is longer; each says what and what to do."""
+    for columns in ("60", "200"):
+        done = run_doctor("--address", rsyslogd.socket, COLUMNS=columns)
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0 and lines[-1] == "no problem, no warning"
+        width = min(int(columns), 96)
+        assert all(len(line) <= width or " " not in line.strip() for line in lines)
+        assert max(map(len, lines)) > width - 15
+    assert {line.split(" ")[0] for line in lines[:-1]} == {"ok", "note", ""}
+    assert any(line.startswith("         -> If yours are longer: ") for line in lines)
+
+
+def test_kernel_limits(rsyslogd, directory):
+    """The longest datagram is what a socket takes that nobody raised the buffer of."""
+    found = findings("--address", rsyslogd.socket, "--no-send")
+    with open("/proc/sys/net/unix/max_dgram_qlen") as file:
+        length = int(file.read())
+    assert f"queues {length + 1} records" in found["kernel-queue"][1]
+    size = int(found["kernel-size"][1].split("may have ")[1].split(" ")[0].replace(",", ""))
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with a, b:
+        assert a.send(b"x" * size) == size
+        b.recv(1)
+        with pytest.raises(OSError, match="too long"):
+            a.send(b"x" * (size + 1))
+
+
+def test_no_send(rsyslogd, make_handler, logger_for):
+    found = findings("--address", rsyslogd.socket, "--no-send")
+    assert found["round-trip"] == ("note", "No record was sent (--no-send).")
+    handler = make_handler(rsyslogd.socket)
+    logger_for(handler).info("the first")
+    wait_until(lambda: rsyslogd.rest_log.exists() and rsyslogd.rest_log.stat().st_size, 20,
+               "the record")
+    assert rsyslogd.rest_log.read_text().count("\n") == 1
+
+
+def test_no_rule_for_the_facility(start_rsyslogd):
+    """A record that the rules throw away is missed; of another facility it arrives."""
+    daemon = start_rsyslogd(configuration=(
+        'global(workDirectory="{directory}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
+        'input(type="imuxsock" Socket="{socket}")\nlocal3.* -{rest_log}\n'))
+    status, text = findings("--address", daemon.socket)["round-trip"]
+    assert status == "warning" and f"not in {daemon.rest_log}" in text and "--facility" in text
+    status, text = findings("--address", daemon.socket, "--facility", "local3")["round-trip"]
+    assert status == "ok" and f"in {daemon.rest_log} after" in text
+
+
+RAINERSCRIPT = """\
+# module(load="imuxsock" SysSock.RateLimit.Interval="99")
+global(workDirectory="{directory}" maxMessageSize="64k"
+       parser.escapeControlCharactersOnReceive="off")
+module(load="imuxsock" SysSock.Use="off")
+include(file="{directory}/more/*.conf")
+action(type="omfile" file="{rest_log}")
+"""
+RAINERSCRIPT_MORE = """\
+input(type="imuxsock" Socket="{socket}" RateLimit.Interval="60" RateLimit.Burst="7"
+      useSpecialParser="off"  # comment
+      IgnoreTimestamp="off")
+"""
+LEGACY = """\
+$ModLoad imuxsock
+$OmitLocalLogging on
+$WorkDirectory {directory}
+$MaxMessageSize 1k
+$MaxMessageSize 64k
+$EscapeControlCharactersOnReceive off
+$IncludeConfig {directory}/more/
+*.* -{rest_log}
+"""
+LEGACY_MORE = """\
+$IMUXSockRateLimitInterval 60
+$IMUXSockRateLimitBurst 7
+$InputUnixListenSocketIgnoreMsgTimestamp off
+$AddUnixListenSocket {socket}
+"""
+
+
+@pytest.mark.parametrize("configuration, more", [(RAINERSCRIPT, RAINERSCRIPT_MORE),
+                                                 (LEGACY, LEGACY_MORE)])
+def test_settings_of_rsyslog(start_rsyslogd, directory, make_handler, logger_for, configuration,
+                             more):
+    """Both languages, includes too; and rsyslogd does what the doctor says."""
+    (directory / "more").mkdir()
+    included = directory / "more" / "50.conf"
+    included.write_text(more.format(socket=directory / "log"))
+    daemon = start_rsyslogd(configuration=configuration)
+    found = findings("--address", daemon.socket, "--no-send")
+    main_file = directory / "rsyslog.conf"
+    assert f"maxMessageSize=64k ({main_file})" in found["rsyslog-size"][1]
+    status, text = found["rsyslog-rate-limit"]
+    assert status == "warning"
+    assert f" RateLimit.Burst=7 ({included}) " in text
+    assert f" RateLimit.Interval=60 ({included}) " in text
+    status, text = found["rsyslog-control-characters"]
+    assert status == "warning" and f"=off ({main_file})" in text
+    status, text = found["rsyslog-headers"]
+    assert f"IgnoreTimestamp=off ({included})" in text
+    assert status == ("ok" if configuration is RAINERSCRIPT else "note")
+
+    log = logger_for(make_handler(daemon.socket, ident="shop: "))
+    for i in range(50):
+        log.info("number %d%s", i, "\nforged" if i == 3 else "x" * 20_000)
+    log.handlers[0].flush()
+    daemon.stop()
+    lines = daemon.rest_log.read_text().splitlines()
+    assert sum("number " in line for line in lines) == 7 and "forged" in lines
+    assert lines[0].endswith("x" * 20_000)
+
+
+def test_stopped_daemon(rsyslogd, fill_queue):
+    """Known by its state as long as its queue has room, then by the queue as well."""
+    rsyslogd.pause()
+    status, text = findings("--address", rsyslogd.socket)["socket"]
+    assert status == "problem" and "stopped (state T)." in text
+    assert f"kill -CONT {rsyslogd.pid}" in text
+    fill_queue(rsyslogd.socket)
+    found = findings("--address", rsyslogd.socket)
+    assert found["socket"][0] == "problem" and "its queue is full" in found["socket"][1]
+    assert found["round-trip"] == ("note", "No record was sent, as it would not arrive.")
+    rsyslogd.resume()
+    assert findings("--address", rsyslogd.socket)["socket"][0] == "ok"
+
+
+def test_hanging_daemon(sink):
+    """It runs, but takes nothing."""
+    assert findings("--address", sink.path, "--no-send")["socket"][0] == "ok"
+    sink.hang()
+    status, text = findings("--address", sink.path, "--no-send")["socket"]
+    assert status == "problem" and "its queue is full" in text and "state T" not in text
+    assert f"(pid {os.getpid()})" in text
+
+
+def test_stream_socket(make_sink):
+    sink = make_sink(kind=socket.SOCK_STREAM)
+    found = findings("--address", sink.path)
+    assert found["socket"] == (
+        "ok", f"{sink.path}: stream socket of {process_name()} (pid {os.getpid()}); "
+              "it takes records.")
+    assert "kernel-queue" not in found
+    status, text = found["round-trip"]
+    assert status == "note" and "cannot be read back" in text
+    sink.socket.accept()[0].close()  # the doctor's first connection, that sent nothing
+    assert b"<14>fastlog-doctor: test record " in sink.take_bytes(60)
+
+
+def process_name():
+    with open("/proc/self/comm") as file:
+        return file.read().strip()
+
+
+def test_sockets_that_nobody_serves(directory):
+    """Absent, a dead file, no socket at all, a link to nothing: each says so."""
+    dead, file, link = (directory / name for name in ("dead", "file", "link"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(str(dead))
+    file.write_text("")
+    link.symlink_to(directory / "gone")
+    for path, words in ((directory / "absent", "does not exist"), (dead, "nobody listens"),
+                        (file, "is no socket"), (link, f"link to {directory}/gone, which")):
+        found = findings("--address", path)
+        assert found["socket"][0] == "problem" and words in found["socket"][1]
+        assert found["round-trip"][0] == "note"
+
+
+def test_socket_that_one_may_not_write_to(rsyslogd, as_root):
+    """Mode 0600, and a directory that is closed."""
+    rsyslogd.directory.chmod(0o755)
+    os.chmod(rsyslogd.socket, 0o600)
+    status, text = findings("--address", rsyslogd.socket, as_nobody=True)["socket"]
+    assert status == "problem"
+    assert "uid 65534) may not write to it: srw------- of uid 0" in text
+    rsyslogd.directory.chmod(0o700)
+    status, text = findings("--address", rsyslogd.socket, as_nobody=True)["socket"]
+    assert status == "problem" and "a directory on the way is closed" in text
+
+
+def test_as_an_ordinary_user(rsyslogd, as_root):
+    """Who listens is guessed from the configuration; what may not be read is told."""
+    rsyslogd.directory.chmod(0o755)
+    found = findings("--address", rsyslogd.socket, as_nobody=True)
+    assert f"socket, probably of rsyslogd (pid {rsyslogd.pid});" in found["socket"][1]
+    wait_until(rsyslogd.rest_log.exists, 20, "the record")
+    rsyslogd.rest_log.chmod(0o600)
+    status, text = findings("--address", rsyslogd.socket, as_nobody=True)["round-trip"]
+    assert status == "note" and f"may not read {rsyslogd.rest_log}" in text
+    (rsyslogd.directory / "rsyslog.conf").chmod(0o600)
+    found = findings("--address", rsyslogd.socket, "--no-send", as_nobody=True)
+    assert "a daemon that cannot be named from here; it takes records" in found["socket"][1]
+
+
+# --- the machine's own sockets, in namespaces of its own ------------------------------------------
+
+OWN_MACHINE = """
+import atexit, os, signal, socket, subprocess, sys
+from fastlog._daemons.daemon import wait_until
+
+for path in ("/run", "/var/log", "/mnt", "/etc/systemd"):
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+for name in ("null", "zero", "random", "urandom"):
+    status = os.stat("/dev/" + name)
+    os.mknod("/mnt/" + name, status.st_mode, status.st_rdev)
+subprocess.run(["mount", "--move", "/mnt", "/dev"], check=True)
+if not os.path.exists("/etc/machine-id") or not os.path.getsize("/etc/machine-id"):
+    subprocess.run(["systemd-machine-id-setup"], check=True)
+os.makedirs("/run/systemd/journal")
+os.makedirs("/run/log/journal")
+
+def start(program, ready, *arguments):
+    daemon = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    atexit.register(daemon.kill)
+    wait_until(lambda: os.path.exists(ready), 20, program)
+    return daemon
+
+def doctor(*arguments):
+    done = subprocess.run([sys.executable, "-m", "fastlog", "doctor", "--json", *arguments],
+                          capture_output=True, text=True)
+    assert done.stderr == "", done.stderr
+    print(done.stdout.replace("\\n", " "))
+
+doctor()
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
+    gone.bind("/dev/log")
+doctor()
+os.unlink("/dev/log")
+
+# A container's rsyslogd: its socket is not the one here.
+with open("/run/container.conf", "w") as file:
+    file.write('module(load="imuxsock" SysSock.Name="/run/systemd/journal/syslog")\\n'
+               "user.* /var/log/all/container.log\\n")
+start("unshare", "/run/container.pid", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
+      "mount -t tmpfs tmpfs /run/systemd/journal && exec " + sys.argv[2]
+      + " -n -f /run/container.conf -i /run/container.pid")
+
+os.symlink("/run/systemd/journal/dev-log", "/dev/log")
+with open("/etc/systemd/journald.conf", "w") as file:
+    file.write("[Journal]\\nForwardToSyslog=yes\\nRateLimitBurst=77\\n")
+journald = start(sys.argv[1], "/run/systemd/journal/dev-log")
+doctor()
+with open("/run/rsyslog.conf", "w") as file:
+    file.write('global(maxMessageSize="9k")\\n'
+               'module(load="imuxsock" SysSock.Name="/run/systemd/journal/syslog")\\n'
+               "user.* /var/log/all/user.log\\n")
+rsyslogd = start(sys.argv[2], "/run/systemd/journal/syslog", "-n", "-f", "/run/rsyslog.conf",
+                 "-i", "/run/rsyslogd.pid")
+doctor()
+rsyslogd.send_signal(signal.SIGSTOP)
+os.waitid(os.P_PID, rsyslogd.pid, os.WSTOPPED | os.WNOWAIT)
+doctor("--no-send")
+rsyslogd.kill()
+journald.send_signal(signal.SIGSTOP)
+os.waitid(os.P_PID, journald.pid, os.WSTOPPED | os.WNOWAIT)
+doctor()
+"""
+
+
+def test_own_machine(as_root, missing, tmp_path):
+    """No syslog; a dead one; then journald; rsyslogd behind it; that stopped; journald stopped."""
+    programs = [find_journald() or missing("systemd-journald"),
+                find_rsyslogd() or missing("rsyslogd")]
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+         sys.executable, "-c", OWN_MACHINE, *programs],
+        capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert (done.stderr, done.returncode) == ("", 0)
+    nothing, dead, journald, both, deaf, stopped = (
+        [(each["status"], each["check"], each["found"]) for each in json.loads(line)["findings"]]
+        for line in done.stdout.splitlines())
+
+    assert nothing[:2] == [("note", "socket", f"{path}: does not exist.") for path in
+                           ("/dev/log", "/run/systemd/journal/dev-log")]
+    assert ("problem", "destination") in [each[:2] for each in nothing]
+
+    assert [each[:2] for each in dead if each[0] == "problem"] == [("problem", "socket")]
+    assert "nobody listens" in dead[0][2]
+
+    status, check, text = journald[0]
+    assert (status, check) == ("ok", "socket") and text.startswith(
+        "/dev/log (a link to /run/systemd/journal/dev-log): datagram socket of systemd-journald")
+    journald = {check: (status, text) for status, check, text in journald}
+    assert "forwarding" not in journald   # to a container
+    status, text = journald["journald-rate-limit"]
+    assert status == "warning"
+    assert "RateLimitBurst=77 (/etc/systemd/journald.conf)" in text
+    assert "RateLimitIntervalSec=30s (default)" in text
+    assert journald["journald-storage"][0] == "note"
+    assert journald["native-socket"][0] == "ok" and "takes records" in journald["native-socket"][1]
+    assert journald["round-trip"][0] == "ok" and "in the journal after" in journald["round-trip"][1]
+
+    both = {check: (status, text) for status, check, text in both}
+    assert both["forwarding"][0] == "ok" and "forwards to rsyslogd (pid" in both["forwarding"][1]
+    assert "maxMessageSize=9k (/run/rsyslog.conf)" in both["rsyslog-size"][1]
+    assert "in /var/log/all/user.log and the journal after" in both["round-trip"][1]
+
+    deaf = {check: (status, text) for status, check, text in deaf}
+    assert deaf["socket"][0] == "ok" and deaf["forwarding"][0] == "warning"
+    assert "takes nothing just now" in deaf["forwarding"][1]
+
+    assert stopped[0][:2] == ("problem", "socket") and "state T" in stopped[0][2]
+    assert ("warning", "native-socket") in [each[:2] for each in stopped]
+    assert stopped[-1][:2] == ("note", "round-trip")
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+def test_udp():
+    """Nobody listens: known once a record is sent; somebody does: no answer is all there is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(("127.0.0.1", 0))
+        daemon.settimeout(20)
+        address = f"127.0.0.1:{daemon.getsockname()[1]}"
+        found = findings("--address", address)
+        assert {status for status, _ in found.values()} == {"note"}
+        assert daemon.recv(1000).startswith(b"<14>fastlog-doctor: test record ")
+    found = findings("--address", address)
+    assert found["destination"][0] == "note"
+    assert found["round-trip"][0] == "problem" and "Connection refused" in found["round-trip"][1]
+
+
+def test_tcp():
+    with socket.create_server(("127.0.0.1", 0)) as daemon:
+        address = f"tcp:127.0.0.1:{daemon.getsockname()[1]}"
+        found = findings("--address", address)
+        assert found["destination"][0] == "ok" and found["round-trip"][0] == "note"
+    found = findings("--address", address)
+    assert found["destination"][0] == "problem"
+    assert "Connection refused" in found["destination"][1]
+    assert findings("--address", "tcp:a..b:514")["destination"][0] == "problem"
+
+
+# --- oddities -------------------------------------------------------------------------------------
+
+def test_path_that_is_no_text(directory):
+    done = run_doctor("--address", f"{directory}/\udcff", "--no-send")
+    assert done.returncode == 1 and r"\udcff: does not exist" in done.stdout
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--address", ""], "address must not be empty"),
+    (["--address", "/" + "x" * 200], "at most 107 bytes"),
+    (["--address", "host:99999"], "port from 1 to 65535"),
+    (["--address", "udp:host"], "must be udp:HOST:PORT"),
+    (["--facility", "nonsense"], "facility must be"),
+    (["--facility", "24"], "facility must be"),
+])
+def test_bad_arguments(arguments, words, capsys):
+    assert main(["doctor", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("fastlog doctor: ") and words in output.err
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch, capsys, sink):
+    """Whatever nobody foresaw: the other checks go on, and logging is left as it was."""
+    def look_at(path):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(socket_probe, "look_at", look_at)
+    assert main(["doctor", "--address", sink.path]) == 0
+    assert "The check of sockets failed: RuntimeError: odd" in capsys.readouterr().out
+    assert b"fastlog-doctor: test record " in sink.take_one()
+    assert logging.raiseExceptions
+
+
+def test_precedence_of_journald_conf(directory):
+    """journald.conf(5): drop-ins by name, the main file first, /etc before /run and /usr/lib."""
+    for path, text in {
+            "etc/systemd/journald.conf":
+                "[Journal]\n#Storage=volatile\n#RateLimitBurst=1\nRateLimitBurst=2\n"
+                "MaxLevelStore=info\n[Other]\nCompress=no\n",
+            "usr/lib/systemd/journald.conf": "[Journal]\nSeal=no\n",
+            "etc/systemd/journald.conf.d/30-c.conf": "[Journal]\nRateLimitBurst = 4\\\n5\n",
+            "usr/lib/systemd/journald.conf.d/20-b.conf": "[Journal]\nRateLimitBurst=3\n",
+            "usr/lib/systemd/journald.conf.d/30-c.conf": "[Journal]\nMaxLevelStore=err\n",
+            "run/systemd/journald.conf.d/90-d.conf": "[Journal]\nRateLimitBurst=6\n",
+            }.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text)
+    (directory / "etc/systemd/journald.conf.d/90-d.conf").symlink_to("/dev/null")
+    conf = JournaldConf(str(directory))
+    assert conf.get("RateLimitBurst", "")[0] == "4 5"
+    assert conf.get("RateLimitBurst", "")[1].endswith("30-c.conf")
+    assert conf.get("MaxLevelStore", "debug")[0] == "info"
+    assert conf.get("Storage", "auto") == ("volatile", "default")
+    assert conf.get("Compress", "yes") == ("yes", "default")
+    assert conf.get("Seal", "yes") == ("yes", "default")
+    assert conf.unreadable == []
+
+
+def test_documentation_names_all_checks(repository):
+    """docs/doctor.md is for those who read the JSON."""
+    source = "".join(path.read_text() for path in (repository / "fastlog/cli/doctor").glob("*.py"))
+    names = set(re.findall(r'Finding\(\s*"\w+"[^,()]*,\s*"([\w-]+)"', source))
+    page = (repository / "docs" / "doctor.md").read_text()
+    assert set(re.findall(r"^\| `([a-z][\w-]+)` \|", page, re.MULTILINE)) == names
+
+
+@pytest.mark.parametrize("text, value", [
+    ("30s", 30), ("0", 0), ("5min", 300), ("1h 30s", 3630), ("500ms", 0.5), ("x", None), ("", None),
+    ("3 fortnights", None)])
+def test_time_spans(text, value):
+    assert seconds(text) == value
+
+
+def test_debian_rsyslog_conf(directory):
+    """What a fresh installation has: rules name files, commented lines do not count."""
+    (directory / "rsyslog.conf").write_text("""\
+module(load="imuxsock") # provides support for local system logging
+#module(load="imjournal")
+$IncludeConfig /etc/rsyslog.d/*.conf
+*.*;auth,authpriv.none\t\t-/var/log/syslog
+auth,authpriv.*\t\t\t/var/log/auth.log
+:msg, contains, "a # (b" /var/log/odd.log;template
+if $programname == 'x' then -/var/log/x.log
+& /var/log/also.log
+*.emerg\t\t\t\t:omusrmsg:*
+*.* @@host:514
+*.* |/dev/xconsole
+""")
+    conf = RsyslogConf("/rsyslog.conf", root=str(directory))
+    assert conf.files == [f"/var/log/{name}.log" if name != "syslog" else "/var/log/syslog"
+                          for name in ("syslog", "auth", "odd", "x", "also")]
+    assert conf.loads("imuxsock") and not conf.loads("imjournal")
+    assert conf.sockets() == ["/dev/log"] and conf.unreadable == []
+    assert RsyslogConf("/none", root=str(directory)).unreadable == [
+        "/none: No such file or directory"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=2000)
+@example(["$IncludeConfig /c", "\0", "/*"])
+@given(st.lists(st.sampled_from([
+    "module(", "load=", '"imuxsock"', ")", "(", "'", '"', "#", "/*", "*/", "\n",
+    "$IncludeConfig /c", "$MaxMessageSize", " -/var/x",
+    "include(file=\"/c\")", "\\", "\0", "é"]), max_size=30))
+def test_odd_rsyslog_conf(directory, parts):
+    """Whatever stands there, also a file that includes itself: no exception, and an end."""
+    (directory / "c").write_text("".join(parts))
+    RsyslogConf("/c", root=str(directory)).sockets()

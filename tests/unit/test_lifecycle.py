@@ -1,0 +1,242 @@
+"""flush, close, reopening, exit, fork."""
+import gc
+import logging
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+import fastlog
+from fastlog._daemons.daemon import wait_until
+
+PROGRAM = """
+import logging, sys
+import fastlog
+log = logging.getLogger("program")
+log.setLevel(logging.DEBUG)
+log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1]))
+"""
+
+
+# From 3.12 on os.fork() warns where the process has a second thread, as it does here.
+FORK_WITH_THREADS = ["-W", "ignore:This process:DeprecationWarning"]
+
+
+def test_flush_waits_until_the_kernel_has_all(handler, log, sink):
+    for i in range(10):
+        log.info("%d", i)
+    assert handler.flush() is True
+    assert handler.stats().sent == 10 and handler.stats().pending == 0
+
+
+def test_flush_gives_up(handler, log, sink):
+    """False when the daemon does not take all in time; True as soon as it has."""
+    sink.hang()
+    for i in range(100):
+        log.info("%d", i)
+    assert handler.flush(0) is False
+    assert handler.flush(0.1) is False
+    sink.take(100)
+    assert handler.flush() is True
+
+
+def test_flush_without_records(make_handler, threads):
+    handler = make_handler("/nowhere")
+    assert handler.flush(0) is True
+    assert threads.find() == []
+
+
+def test_flush_can_be_interrupted(handler, log, sink):
+    """An exception from a signal handler, as by Ctrl-C, leaves flush at once."""
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    sink.hang()
+    log.info("x")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            handler.flush(1000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_flush_releases_the_gil(handler, log, sink):
+    """Other threads run while one flushes: here the one that makes the flush end."""
+    sink.hang()
+    for i in range(100):
+        log.info("%d", i)
+    reader = threading.Thread(target=sink.take, args=(100,))
+    reader.start()
+    assert handler.flush(20) is True
+    reader.join()
+
+
+def test_close_twice_and_reopen(handler, log, sink, threads):
+    """A record after close() arrives, as with the standard library's handler."""
+    log.info("one")
+    handler.close()
+    handler.close()
+    assert threads.find() == []
+    log.info("two")
+    handler.close()
+    assert sink.take(2) == [b"<14>one\0", b"<14>two\0"]
+    assert handler.stats().sent == 2
+
+
+def test_close_reports_what_it_could_not_deliver(handler, log, sink, capsys, threads):
+    """It returns in time, says how many records are left, and keeps them for a next start."""
+    sink.hang(room=11)
+    for i in range(100):
+        log.info("%d", i)
+    wait_until(lambda: handler.stats().sent == 11, 20, "the writer")
+    before = time.monotonic()
+    handler.close(0.1)
+    assert time.monotonic() - before < 10
+    assert threads.find() == []
+    left = handler.stats().pending
+    assert left == 89
+    assert capsys.readouterr().err == (
+        f"fastlog: {left} records were not delivered to {sink.path}\n")
+    assert handler.flush() is False  # nothing sends any more ...
+    handler.close()  # ... and this has been said
+    assert capsys.readouterr().err == ""
+    received = sink.take(11)
+    log.info("reopened")
+    received += sink.take(left + 1)
+    assert received == [b"<14>%d\0" % i for i in range(100)] + [b"<14>reopened\0"]
+
+
+def test_flush_and_close_wait_for_a_hung_daemon_once(make_handler, sink, logger_for, capsys):
+    """logging.shutdown calls both: together they take one close_timeout."""
+    handler = make_handler(sink.path, close_timeout=2.0)
+    log = logger_for(handler)
+    sink.hang()
+    for i in range(100):
+        log.info("%d", i)
+    before = time.monotonic()
+    handler.flush()
+    handler.close()
+    assert 2.0 <= time.monotonic() - before < 3.9
+    assert "were not delivered" in capsys.readouterr().err
+
+
+def test_close_while_threads_log(handler, log, sink):
+    """Records that race with close() are sent before it returns or by the next start."""
+    done = threading.Event()
+    closer = threading.Thread(target=lambda: [handler.close(20) for _ in iter(done.is_set, True)])
+    closer.start()
+    reader = threading.Thread(target=lambda: received.extend(sink.take(3000)))
+    received = []
+    reader.start()
+    for i in range(3000):
+        log.info("%d", i)
+    reader.join()
+    done.set()
+    closer.join()
+    assert received == [b"<14>%d\0" % i for i in range(3000)]
+
+
+def test_dropped_handler_delivers(sink, threads):
+    """A handler that nobody closed delivers what it has when it is collected."""
+    handler = fastlog.SysLogHandler(sink.path, linger=100.0)
+    log = logging.Logger("test")
+    log.addHandler(handler)
+    log.info("x")
+    log.info("y")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    del log, handler
+    gc.collect()
+    assert sink.take(2) == [b"<14>x\0", b"<14>y\0"]
+    assert threads.find() == []
+    assert len(os.listdir("/proc/self/fd")) < descriptors
+
+
+def test_descriptors_are_not_inherited(log, sink):
+    log.info("x")
+    sink.take_one()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the directory's own
+            continue
+        if "eventfd" in target or "memfd" in target:
+            assert not os.get_inheritable(int(name)), target
+
+
+def test_normal_exit_delivers_all(run_python, sink):
+    """20,000 records and the end of the program: all of them, in order."""
+    received = []
+    reader = threading.Thread(target=lambda: received.extend(sink.take(20_000)))
+    reader.start()
+    run_python(PROGRAM + "handler.close_timeout = 30\nfor i in range(20_000): log.info('%d', i)",
+               sink.path)
+    reader.join()
+    assert received == [b"<14>%d\0" % i for i in range(20_000)]
+
+
+def test_exit_with_a_hung_daemon(run_python, sink):
+    """The program ends after close_timeout and says what it could not deliver."""
+    sink.hang()
+    run_python(PROGRAM + "handler.close_timeout = 0.3\nfor i in range(50): log.info('%d', i)",
+               sink.path, stderr=re.compile(r"^fastlog: 50 records were not delivered to .*\n$"))
+
+
+def test_fork(run_python, sink):
+    """Child and parent each deliver their own records, once; pending ones are the parent's."""
+    run_python(PROGRAM + """
+import os
+for i in range(2): log.info("parent %d", i)
+child = os.fork()
+for i in range(2, 4): log.info("%s %d", "parent" if child else "child", i)
+assert handler.flush()
+assert handler.stats().accepted == (4 if child else 2)
+if not child: os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+""", sink.path, options=FORK_WITH_THREADS)
+    received = sink.take(6)
+    assert [r for r in received if b"parent" in r] == [b"<14>parent %d\0" % i for i in range(4)]
+    assert [r for r in received if b"child" in r] == [b"<14>child %d\0" % i for i in range(2, 4)]
+    assert sink.is_empty()
+
+
+@pytest.mark.parametrize("use", ["log.info('child')", "del handler; log.handlers.clear()"])
+def test_forked_child_touches_no_descriptor_but_its_own(run_python, sink, use):
+    """A daemon closes all descriptors after fork and opens others under the old numbers."""
+    run_python(PROGRAM + f"""
+import os
+log.info("parent")
+handler.flush()
+child = os.fork()
+if not child:
+    os.closerange(3, 100)
+    opened = [os.open("/dev/zero", os.O_RDONLY) for _ in range(30)]
+    {use}
+    if "handler" in globals(): assert handler.flush()
+    assert all(os.read(number, 1) == b"\\0" for number in opened)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+""", sink.path, options=FORK_WITH_THREADS)
+    assert sink.take_one() == b"<14>parent\0"
+
+
+def test_fork_without_python_hooks(run_python, sink):
+    """A fork made in C is noticed by the child's first record."""
+    run_python(PROGRAM + """
+import ctypes, os
+log.info("parent")
+handler.flush()
+fork = ctypes.PyDLL(None).fork
+child = fork()
+if not child:
+    log.info("child")
+    os._exit(0 if handler.flush() else 1)
+assert os.waitpid(child, 0)[1] == 0
+""", sink.path)
+    assert sink.take(2) == [b"<14>parent\0", b"<14>child\0"]

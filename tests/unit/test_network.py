@@ -1,0 +1,205 @@
+"""UDP and TCP, IPv4 and IPv6: bytes, framing, outages."""
+import errno
+import logging
+import socket
+import time
+
+import pytest
+
+from fastlog._daemons.rsyslogd import wait_until
+
+LOOPBACKS = [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
+PATIENCE = 30
+
+
+@pytest.fixture
+def listen():
+    """Opens sockets on a loopback address: UDP ones, and TCP ones that listen."""
+    opened = []
+
+    def start(host, family, kind, port=0):
+        opened.append(socket.socket(family, kind))
+        opened[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened[-1].bind((host, port))
+        opened[-1].settimeout(PATIENCE)
+        if kind == socket.SOCK_STREAM:
+            opened[-1].listen()
+        return opened[-1], (host, opened[-1].getsockname()[1])
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+def accept(listener):
+    connection, _ = listener.accept()
+    connection.settimeout(PATIENCE)
+    return connection
+
+
+def read(connection, size):
+    data = b""
+    while len(data) < size:
+        chunk = connection.recv(size - len(data))
+        assert chunk, data
+        data += chunk
+    return data
+
+
+@pytest.mark.parametrize("host, family", LOOPBACKS)
+def test_udp(listen, make_handler, logger_for, host, family):
+    """One datagram each, the standard library's bytes."""
+    sink, address = listen(host, family, socket.SOCK_DGRAM)
+    handler = make_handler(address, ident="tag: ")
+    assert handler.socktype == socket.SOCK_DGRAM and not handler.unixsocket
+    log = logger_for(handler)
+    for i in range(20):
+        log.info("record %d", i)
+    assert [sink.recv(1000) for _ in range(20)] == [b"<14>tag: record %d\0" % i
+                                                    for i in range(20)]
+
+
+@pytest.mark.parametrize("host, family", LOOPBACKS)
+@pytest.mark.parametrize("framing, wire", [
+    (None, b"<14>one\0<14>two#012lines#000\0"),
+    ("octet-counting", b"7 <14>one14 <14>two\nlines\0"),
+    ("newline", b"<14>one\n<14>two#012lines#000\n")])
+def test_tcp(listen, make_handler, logger_for, host, family, framing, wire):
+    """The standard library's bytes by default, or RFC 6587's framings; nobody forges a record."""
+    listener, address = listen(host, family, socket.SOCK_STREAM)
+    log = logger_for(make_handler(address, socktype=socket.SOCK_STREAM, framing=framing))
+    log.info("one")
+    log.info("two\nlines\0")
+    with accept(listener) as connection:
+        assert read(connection, len(wire)) == wire
+
+
+def test_framing_keeps_an_asked_for_nul(listen, make_handler, logger_for):
+    listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
+    log = logger_for(make_handler(address, socktype=socket.SOCK_STREAM, ident="a\nb: ",
+                                  framing="octet-counting", append_nul=True))
+    log.info("x")
+    with accept(listener) as connection:
+        assert read(connection, 14) == b"11 <14>a\nb: x\0"
+
+
+def test_a_name_is_looked_up_by_the_writer(listen, make_handler, logger_for):
+    """"localhost" finds the server, whichever of its addresses the server listens on."""
+    sink, (_, port) = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
+    handler = make_handler(("localhost", port))
+    log = logger_for(handler)
+    for i in range(10):
+        log.info("%d", i)
+        assert handler.flush(20)
+    # UDP to an address where nobody listens is lost without a word, the first time.
+    assert int(sink.recv(100)[4:-1]) in (0, 1)
+
+
+def test_a_name_that_does_not_resolve(make_handler, logger_for, capfd):
+    """No error at construction, no wait in the call: the records wait."""
+    handler = make_handler(("no-such-host.invalid", 514))
+    log = logger_for(handler)
+    before = time.monotonic()
+    log.info("x")
+    assert time.monotonic() - before < 1
+    wait_until(lambda: handler.stats().send_errors > 0, 20, "the look-up")
+    assert handler.stats().pending == 1
+
+
+def test_udp_server_restart(listen, make_handler, logger_for):
+    """Datagrams to nobody are lost, as UDP's are; a server that is back receives again."""
+    sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
+    handler = make_handler(address)
+    log = logger_for(handler)
+    log.info("before")
+    assert sink.recv(100) == b"<14>before\0"
+    sink.close()
+    for _ in range(5):
+        log.info("nobody")
+        assert handler.flush(20)
+    sink, _ = listen(*address[:1], socket.AF_INET, socket.SOCK_DGRAM, address[1])
+    log.info("after")
+    log.info("after")
+    assert sink.recv(100) == b"<14>after\0"
+    assert handler.flush(20)
+
+
+def test_tcp_server_restart(listen, make_handler, logger_for):
+    """Records logged while nobody listens arrive on the next connection, in order, once."""
+    listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
+    handler = make_handler(address, socktype=socket.SOCK_STREAM)
+    log = logger_for(handler)
+    log.info("before")
+    connection = accept(listener)
+    assert read(connection, 11) == b"<14>before\0"
+    listener.close()
+    connection.close()
+    for i in range(100):
+        log.info("down %d", i)
+    assert handler.flush(0.1) is False
+    listener, _ = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM, address[1])
+    wire = b"".join(b"<14>down %d\0" % i for i in range(100))
+    with accept(listener) as connection:
+        assert read(connection, len(wire)) == wire
+        assert handler.flush()
+    assert handler.stats().reconnects == 1
+
+
+def test_tcp_partial_writes_and_a_torn_record(listen, make_handler, logger_for):
+    """A record larger than all buffers is resumed; one cut off is sent whole on the next."""
+    listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
+    handler = make_handler(address, socktype=socket.SOCK_STREAM, capacity=1 << 25,
+                           framing="octet-counting")
+    log = logger_for(handler)
+    text = "x" * 12_000_000
+    wire = b"12000004 <14>" + text.encode()
+    log.info(text)
+    connection = accept(listener)
+    read(connection, 100_000)
+    assert handler.stats().sent == 0
+    connection.close()
+    with accept(listener) as connection:
+        assert read(connection, len(wire)) == wire
+        log.info("behind")
+        assert read(connection, 13) == b"10 <14>behind"
+
+
+def test_tcp_connect_timeout(make_handler, logger_for, listen):
+    """A connect that nobody answers ends after `timeout`; the call never waits for it."""
+    listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
+    listener.listen(0)
+    full = []  # the backlog is full, so that further handshakes get no answer
+    for _ in range(4):
+        full.append(socket.socket())
+        full[-1].setblocking(False)
+        full[-1].connect_ex(address)
+    handler = make_handler(address, socktype=socket.SOCK_STREAM, timeout=0.1)
+    logger_for(handler).info("x")
+    wait_until(lambda: handler.stats().last_errno == errno.ETIMEDOUT, 20, "the timeout")
+    for each in full:
+        each.close()
+
+
+def test_udp_oversize(listen, make_handler, logger_for):
+    """65,507 bytes is what UDP over IPv4 carries."""
+    sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
+    handler = make_handler(address)
+    logger_for(handler).info("x" * 100_000)
+    assert len(sink.recv(1 << 17)) == 65_507
+    assert handler.flush() and handler.stats().truncated == 1
+
+
+@pytest.mark.parametrize("host, family", LOOPBACKS)
+def test_same_as_the_standard_library(listen, make_handler, host, family):
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        received = []
+        for cls in (None, logging.handlers.SysLogHandler):
+            sink, address = listen(host, family, kind)
+            handler = make_handler(address, socktype=kind) if cls is None else cls(
+                address, socktype=kind)
+            handler.handle(logging.makeLogRecord({"msg": "h\u00e4", "levelname": "ERROR"}))
+            handler.flush()
+            with accept(sink) if kind == socket.SOCK_STREAM else sink.dup() as connection:
+                received.append(connection.recv(100))
+            handler.close()
+        assert received[0] == received[1] == b"<11>h\xc3\xa4\0"

@@ -1,0 +1,353 @@
+"""RFC 3164 and RFC 5424: what a real rsyslogd finds in the records, and what is refused."""
+import datetime
+import json
+import logging
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import fastlog
+from fastlog._daemons.rsyslogd import wait_until
+
+# rsyslogd writes what it has parsed. The configuration is the documented one: docs/formats.md.
+PARSED = """\
+global(workDirectory="{directory}" maxMessageSize="{max_message_size}")
+module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="{socket}" UseSpecialParser="off" ParseHostname="on"
+      IgnoreTimestamp="off")
+template(name="parsed" type="list" option.jsonf="on") {{
+    property(outname="facility" name="syslogfacility-text" format="jsonf")
+    property(outname="severity" name="syslogseverity-text" format="jsonf")
+    property(outname="version" name="protocol-version" format="jsonf")
+    property(outname="time" name="timereported" dateFormat="rfc3339" format="jsonf")
+    property(outname="hostname" name="hostname" format="jsonf")
+    property(outname="app_name" name="app-name" format="jsonf")
+    property(outname="tag" name="syslogtag" format="jsonf")
+    property(outname="procid" name="procid" format="jsonf")
+    property(outname="msgid" name="msgid" format="jsonf")
+    property(outname="data" name="structured-data" format="jsonf")
+    property(outname="message" name="msg" format="jsonf")
+}}
+action(type="omfile" file="{server_log}" template="parsed")
+"""
+
+
+@pytest.fixture
+def parsing(start_rsyslogd):
+    return start_rsyslogd(configuration=PARSED)
+
+
+def parsed(daemon, count):
+    daemon.wait_for_lines(count)
+    return [json.loads(line) for line in daemon.server_lines()]
+
+
+def record(message, created, **extra):
+    made = logging.makeLogRecord({"msg": message, "levelname": "WARNING", "levelno": 30, **extra})
+    made.created = created
+    return made
+
+
+LOGGERS = pytest.mark.parametrize("cls", [logging.Logger, fastlog.Logger])
+
+
+def test_rfc5424(make_handler, parsing):
+    """Every part of the header as it was given, the time to the microsecond."""
+    handler = make_handler(
+        parsing.socket, "local3", protocol="rfc5424", hostname="web-1.example.org",
+        app_name="shop", procid="worker-7", msgid="ORDER",
+        structured_data={"origin": {"software": "shop", "swVersion": "1.2"}})
+    created = 1_700_000_000.123456
+    handler.handle(record("paid by \u00e4nn", created))
+    handler.handle(record("own", created + 1, msgid="PAY", structured_data={
+        "order@32473": {"number": 4711, "by": 'a "b" ] \\ c'}, "empty@32473": {}}))
+    first, second = parsed(parsing, 2)
+    assert datetime.datetime.fromisoformat(first.pop("time")).timestamp() == created
+    assert first == {
+        "facility": "local3", "severity": "warning", "version": "1",
+        "hostname": "web-1.example.org", "app_name": "shop", "tag": "shop[worker-7]",
+        "procid": "worker-7", "msgid": "ORDER",
+        "data": '[origin software="shop" swVersion="1.2"]', "message": "paid by \u00e4nn"}
+    assert second["msgid"] == "PAY" and second["message"] == "own"
+    assert second["data"] == (r'[order@32473 number="4711" by="a \"b\" \] \\ c"]'
+                              r"[empty@32473]")
+
+
+VALUES = ["", " ", 'a "b" ]', "\\", "]", '"', "\\]", '\\"', "end\\", "two\\\\", '[a b="c"]', "=",
+          "x\ny", "\u00e4\N{EURO SIGN}\U0001f600", "long" * 1000]
+
+
+def test_values_of_structured_data(make_handler, start_rsyslogd):
+    """rsyslog's mmpstrucdata finds each as it was given."""
+    taken_apart = PARSED.replace("global(", 'global(parser.escapeControlCharactersOnReceive="off" ')
+    daemon = start_rsyslogd(configuration=taken_apart.replace(
+        "action(", 'module(load="mmpstrucdata")\naction(type="mmpstrucdata")\naction(').replace(
+        '"structured-data"', '"$!rfc5424-sd!a@32473"'))
+    handler = make_handler(daemon.socket, protocol="rfc5424")
+    for value in VALUES:
+        handler.handle(record("m", 0.0, structured_data={
+            "first@32473": {}, "a@32473": {"value": value, "other": "b"}}))
+    for value, found in zip(VALUES, parsed(daemon, len(VALUES)), strict=True):
+        assert json.loads(found["data"]) == {"value": value, "other": "b"}
+        assert found["message"] == "m"
+
+
+@LOGGERS
+def test_rfc5424_defaults(make_handler, parsing, cls):
+    """The names of this machine and program, the process, the time of the call."""
+    handler = make_handler(parsing.socket, protocol="rfc5424")
+    log = cls("x")
+    log.addHandler(handler)
+    before = time.time()
+    log.info("%s", "a")
+    after = time.time()
+    [found] = parsed(parsing, 1)
+    when = datetime.datetime.fromisoformat(found["time"]).timestamp()
+    assert before - 1e-6 <= when <= after + 1e-6
+    assert found["hostname"] == socket.gethostname()
+    assert found["procid"] == str(os.getpid())
+    assert (found["msgid"], found["data"], found["message"]) == ("-", "-", "a")
+    assert found["facility"] == "user" and found["severity"] == "info"
+
+
+def test_byte_order_mark(make_handler, parsing):
+    """It is sent by a format that begins with it, and rsyslogd keeps it in the text."""
+    handler = make_handler(parsing.socket, protocol="rfc5424")
+    handler.setFormatter(logging.Formatter("\ufeff%(message)s"))
+    handler.handle(record("\u00e4", 0.0))
+    [found] = parsed(parsing, 1)
+    assert (found["data"], found["message"]) == ("-", "\ufeff\u00e4")
+
+
+@LOGGERS
+def test_rfc3164(make_handler, parsing, cls):
+    handler = make_handler(parsing.socket, "local3", protocol="rfc3164", hostname="web-1",
+                           app_name="shop", procid="7")
+    log = cls("x")
+    log.addHandler(handler)
+    before = int(time.time())
+    log.error("a: b")
+    after = time.time()
+    [found] = parsed(parsing, 1)
+    assert before <= datetime.datetime.fromisoformat(found["time"]).timestamp() <= after
+    assert (found["facility"], found["severity"]) == ("local3", "err")
+    assert (found["hostname"], found["tag"]) == ("web-1", "shop[7]:")
+    assert found["message"].removeprefix(" ") == "a: b"
+
+
+def free_port(kind):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_bound(kind, port):
+    """proc_net_tcp(5)"""
+    lines = Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
+    return any(line.split()[1].endswith(f":{port:04X}") for line in lines)
+
+
+def test_over_the_network(make_handler, logger_for, start_rsyslogd):
+    """imtcp takes either framing, imudp a datagram; neither needs to be told of the header."""
+    ports = {"tcp": free_port(socket.SOCK_STREAM), "udp": free_port(socket.SOCK_DGRAM)}
+    inputs = "".join(f'module(load="im{kind}")\n'
+                     f'input(type="im{kind}" address="127.0.0.1" port="{port}")\n'
+                     for kind, port in ports.items())
+    daemon = start_rsyslogd(configuration=inputs + PARSED)
+    for kind, port in ports.items():
+        wait_until(lambda kind=kind, port=port: is_bound(kind, port), 20, f"{kind} {port}")
+    count = 0
+    for protocol in "rfc3164", "rfc5424":
+        for kind, framing in ("tcp", "octet-counting"), ("tcp", "newline"), ("udp", None):
+            handler = make_handler(
+                ("127.0.0.1", ports[kind]), framing=framing,
+                socktype=socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM,
+                protocol=protocol, hostname="web-1", app_name="shop", procid="7")
+            log = logger_for(handler)
+            log.info("a: b\ntwo \u00e4 \0 end")
+            log.info("")
+            count += 2
+            first, second = parsed(daemon, count)[-2:]
+            colon, space = (":", " ") if protocol == "rfc3164" else ("", "")
+            assert first["message"] == space + "a: b#012two \u00e4 #000 end"
+            assert second["message"] == space
+            assert (first["hostname"], first["tag"]) == ("web-1", f"shop[7]{colon}")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"])
+def test_time_zones(run_python, make_sink, zone):
+    """The local time with its offset, before and after a change to summer time."""
+    sink = make_sink()
+    run_python("""
+import logging, os, sys, time, fastlog
+os.environ["TZ"] = sys.argv[2]
+time.tzset()
+handler = fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424")
+for created in (1_700_000_000.0, 1_720_000_000.999999, 0.5, 1_710_054_000.9999999):
+    record = logging.makeLogRecord({"msg": repr(created), "levelname": "INFO"})
+    record.created = created
+    handler.handle(record)
+""", sink.path, zone)
+    for datagram in sink.take(4):
+        text = datagram.decode().rstrip("\0").split()
+        when = datetime.datetime.fromisoformat(text[1])
+        assert abs(when.timestamp() - float(text[-1])) < 1e-6
+
+
+def test_leap_seconds(run_python, sink):
+    """They must not be used: RFC 5424 section 6.2.3. The zones in zoneinfo/right have them."""
+    run_python("""
+import logging, os, sys, time, fastlog
+os.environ["TZ"] = "right/UTC"
+time.tzset()
+handler = fastlog.SysLogHandler(sys.argv[1], protocol="rfc5424")
+record = logging.makeLogRecord({"msg": "m", "levelname": "INFO"})
+record.created = 1483228826.5      # 2016-12-31T23:59:60.5
+handler.handle(record)
+""", sink.path)
+    assert b":60" not in sink.take_one()
+
+
+def test_time_of_rfc3164(make_handler, sink):
+    """Two characters for the day, the second with a space in front: section 4.1.2."""
+    handler = make_handler(sink.path, protocol="rfc3164", hostname="h", app_name="a", procid="1")
+    for day, written in (9, b"Jan  9"), (10, b"Jan 10"):
+        when = datetime.datetime(2024, 1, day, 3, 4, 5, 999_999)
+        handler.handle(record("m", when.timestamp()))
+        assert sink.take_one() == b"<12>" + written + b" 03:04:05 h a[1]: m\0"
+
+
+def test_names_of_rfc3164(run_python, parsing):
+    """No domain in the name of the machine, nothing that ends the tag in that of the program."""
+    run_python("""
+import logging, socket, sys, fastlog
+socket.gethostname = lambda: "web-1.example.org"
+sys.argv[0] = "a:b[c]"
+logging.root.addHandler(fastlog.SysLogHandler(sys.argv[1], protocol="rfc3164", procid="7"))
+logging.warning("m")
+""", parsing.socket)
+    [found] = parsed(parsing, 1)
+    assert (found["hostname"], found["tag"], found["message"]) == ("web-1", "a_b_c_[7]:", " m")
+
+
+NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
+NAME = r"[!#-<>-\\^-~]{1,32}"
+ELEMENT = re.compile(rf'\[({NAME})((?: {NAME}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
+
+
+@settings(max_examples=200, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.dictionaries(NAMES, st.dictionaries(NAMES, st.text() | st.integers(), max_size=3),
+                            max_size=3), msgid=NAMES)
+def test_any_extra_is_made_valid(handler5424, sink, data, msgid):
+    """Whatever a program gives as extra, the record has the form of RFC 5424's grammar."""
+    handler5424.handle(record("m", 0.0, structured_data=data, msgid=msgid))
+    text = sink.take_one().decode("utf-8").removesuffix("\0")
+    header = re.match(r"<12>1 1970-01-01T\S+ host app 1 ([!-~]{1,32}) (.*) m\Z", text, re.DOTALL)
+    assert header, text
+    elements = list(ELEMENT.finditer(header[2]))
+    assert "".join(each[0] for each in elements) == (header[2] if data else "")
+    expected = {}
+    for element, parameters in data.items():
+        name = re.sub(r"[^!#-<>-\\^-~]", "_", element)[:32] or "_"
+        expected.setdefault(name, []).extend(map(str, parameters.values()))
+    assert [each[1] for each in elements] == list(expected) and (data or header[2] == "-")
+    values = [value for each in expected.values() for value in each]
+    found = [re.sub(r'\\(["\\\]])', r"\1", value) for each in elements
+             for value in re.findall(r'="((?:[^"\\]|\\.)*)"', each[2], re.DOTALL)]
+    assert found == [value.encode("utf-8", "backslashreplace").decode() for value in values]
+
+
+@pytest.fixture
+def handler5424(make_handler, sink):
+    return make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app", procid="1")
+
+
+@pytest.mark.parametrize("data", ["text", 3, ["a"], {"a": 1}, {"a": {"b": None}}, {1: {2: 3}}])
+def test_odd_structured_data(handler5424, sink, data):
+    """Never an exception out of a logging call: what is no mapping is left out."""
+    handler5424.handle(record("m", 0.0, structured_data=data))
+    assert sink.take_one().endswith(b" m\0")
+
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("extra, written", [
+    ({"structured_data": {"a": {"b": Unprintable(), "c": 10 ** 5000}}},
+     b'- [a b="<Unprintable without a str()>" c="<int without a str()>"]'),
+    ({"structured_data": {Unprintable(): {Unprintable(): 1}}},
+     b'- [<Unprintable_without_a_str()> <Unprintable_without_a_str()>="1"]'),
+    ({"msgid": Unprintable()}, b"<Unprintable_without_a_str()> -"),
+    ({"structured_data": {"a b": {"x": 1}, "c": {}, "a_b": {"y": 2}}}, b'- [a_b x="1" y="2"][c]'),
+], ids=["values", "names", "msgid", "ids that come out alike"])
+def test_extra_that_does_not_behave(handler5424, sink, capsys, extra, written):
+    """It keeps no record back, and no id is there twice: RFC 5424 section 6.3.2."""
+    handler5424.handle(record("m", 0.0, **extra))
+    assert sink.take_one().endswith(b" 1 " + written + b" m\0")
+    assert capsys.readouterr().err == ""
+
+
+def test_structured_data_that_changes(handler5424, sink, capsys):
+    """As the context of a request may, of which another thread knows."""
+    class Changing:
+        def __str__(self):
+            elements[f"more{len(elements)}"] = {}
+            elements["a"][f"more{len(elements)}"] = 1
+            return "x"
+
+    elements = {"a": {"b": Changing(), "c": 1}, "d": {}}
+    handler5424.handle(record("m", 0.0, structured_data=elements))
+    assert sink.take_one().endswith(b' 1 - [a b="x" c="1"][d] m\0')
+    assert capsys.readouterr().err == ""
+
+
+def test_none_is_nothing_given(make_handler, sink):
+    """In the place of what a record does not bring stands what the constructor got."""
+    handler = make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app",
+                           procid="1", msgid="ID", structured_data={"a": {}})
+    handler.handle(record("m", 0.0, msgid=None, structured_data=None))
+    handler.handle(record("m", 0.0, structured_data={}))
+    first, second = sink.take(2)
+    assert first.endswith(b" 1 ID [a] m\0") and second.endswith(b" 1 ID - m\0")
+
+
+def test_streams_are_framed(make_handler, make_sink):
+    """By octet counting, unless something else is asked for; and no NUL."""
+    sink = make_sink(kind=socket.SOCK_STREAM)
+    handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, protocol="rfc5424",
+                           hostname="h", app_name="a", procid="1")
+    handler.handle(record("one\ntwo", 0.0))
+    size, _, rest = sink.take_bytes(3).partition(b" ")
+    text = rest + sink.take_bytes(int(size) - len(rest))
+    assert text.startswith(b"<12>1 1970-") and text.endswith(b" h a 1 - - one\ntwo")
+
+
+@pytest.mark.parametrize("options, error, why", [
+    ({"protocol": "rfc9999"}, ValueError, "protocol must be one of"),
+    ({"hostname": "a"}, ValueError, "hostname is for protocol"),
+    ({"protocol": "rfc3164", "msgid": "a"}, ValueError, 'msgid is for protocol="rfc5424"'),
+    ({"protocol": "rfc5424", "ident": "a"}, ValueError, "ident is for protocol"),
+    ({"protocol": "rfc5424", "hostname": "a b"}, ValueError, "hostname must be 1 to 255 printable"),
+    ({"protocol": "rfc5424", "hostname": ""}, ValueError, "hostname must be 1 to 255 printable"),
+    ({"protocol": "rfc5424", "app_name": "a" * 49}, ValueError, "app_name must be 1 to 48"),
+    ({"protocol": "rfc3164", "app_name": "\u00e4"}, ValueError, "app_name must be 1 to 32"),
+    ({"protocol": "rfc3164", "app_name": "a:b"}, ValueError, "app_name must be 1 to 32"),
+    ({"protocol": "rfc3164", "procid": "1]"}, ValueError, "procid must be 1 to 128"),
+    ({"protocol": "rfc5424", "procid": 7}, TypeError, "procid must be a str"),
+    ({"protocol": "rfc5424", "msgid": "a\nb"}, ValueError, "msgid must be 1 to 32"),
+    ({"protocol": "rfc5424", "structured_data": "x"}, TypeError, "structured_data must be a map"),
+    ({"protocol": "rfc5424", "structured_data": {"a": 1}}, TypeError, "must be a mapping, not int"),
+    ({"protocol": "rfc5424", "structured_data": {"a b": {}}}, ValueError, "must have names"),
+    ({"protocol": "rfc5424", "structured_data": {"a": {"=": 1}}}, ValueError, "must have names"),
+])
+def test_bad_options(make_handler, options, error, why):
+    with pytest.raises(error, match=why):
+        make_handler("/dev/log", **options)
