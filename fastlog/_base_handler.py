@@ -108,7 +108,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
     def _end_child(self) -> None:
         """At the end of a child that runs no exit functions: deliver, and say what is left."""
         self.flush()
-        if self._note_losses(during_trouble=True):
+        if self._note_losses(during_outage=True):
             self.flush()
         self._close_engine(0.0)
 
@@ -161,7 +161,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
         # logging.shutdown() calls flush() first: do not wait twice for a daemon that hangs.
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
         deadline = time.monotonic() + (0.0 if hopeless else timeout)
-        self._note_losses(during_trouble=True)
+        self._note_losses(during_outage=True)
         self._close_engine(0.0 if hopeless else timeout)
         if self._leftovers is not None:
             self._leftovers.close(max(0.0, deadline - time.monotonic()))
@@ -177,7 +177,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
 
     def _follow_up(self, record: logging.LogRecord, outcome: int) -> None:
         """After Engine.put returned more than "accepted": see Put in _core.pxd."""
-        accepted, news, flush = outcome & 1, outcome & 2, outcome & 4
+        accepted, outage_changed, flush = outcome & 1, outcome & 2, outcome & 4
         if flush and accepted and self._gave_up_at != self._progress():
             self.flush()
         own = getattr(self.handleError, "__func__", None) is not logging.Handler.handleError
@@ -187,14 +187,14 @@ class EngineHandler(logging.handlers.SysLogHandler):
                                       str(self.address))
             except BlockingIOError:
                 self.handleError(record)
-        if news and time.monotonic() >= self._quiet_until:
-            self._tell_news()
+        if outage_changed and time.monotonic() >= self._quiet_until:
+            self._report_outage()
 
-    def _tell_news(self) -> None:
-        news = self._engine.news()
-        if news is None:
+    def _report_outage(self) -> None:
+        outage = self._engine.poll_outage()
+        if outage is None:
             return
-        over, lost, error = news
+        over, lost, error = outage
         if over:
             # A ring that is full, half empty and full again is told of once a second.
             self._quiet_until = time.monotonic() + 1.0
@@ -206,9 +206,9 @@ class EngineHandler(logging.handlers.SysLogHandler):
         else:
             self._tell(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
 
-    def _note_losses(self, during_trouble: bool = False) -> bool:
+    def _note_losses(self, during_outage: bool = False) -> bool:
         """Say in the stream what was lost since this was last said; whether anything was."""
-        losses = self._engine.take_losses(during_trouble)
+        losses = self._engine.take_losses(during_outage)
         if losses is None:
             return False
         counts, first, last = losses

@@ -10,7 +10,7 @@ from fastlog._backend.writer cimport Writer
 
 cdef enum Put:                        # what Engine.put returns, flags
     PUT_ACCEPTED = 1                  # else dropped
-    PUT_NEWS = 2                      # Engine.news() has something to tell
+    PUT_OUTAGE_CHANGED = 2                      # Engine.poll_outage() has something to tell
     PUT_FLUSH = 4                     # the caller is to flush
 
 
@@ -70,4 +70,4 @@ cdef class Engine:
     cdef int abandon_writer(self, Writer *lost) except -1
     cdef int leave_spool(self) except -1
     cdef uint64_t count_pending(self) noexcept
-    cdef int look_for_news(self) noexcept
+    cdef int outage_changed(self) noexcept

@@ -31,7 +31,7 @@ from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writ
 from fastlog._engine.freethreading cimport FREE_THREADED
 from fastlog._backend.transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
                                  transport_is_network)
-from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_begin_trouble,
+from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
                               writer_evict, writer_offer_socket)
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -354,7 +354,7 @@ cdef class Engine:
         if record == NULL:
             record = self.make_room(&writer, size, priority % 8, &used)
             if record == NULL:
-                return self.look_for_news()
+                return self.outage_changed()
         out = record_bytes(record)
         memcpy(out, start, start_size)
         message_copy(message, out + start_size)
@@ -367,18 +367,18 @@ cdef class Engine:
         error = writer_notify(writer, urgent or used > self.capacity // 2)
         if error:
             raise OSError(error, "cannot start the writer thread")
-        return (PUT_ACCEPTED | self.look_for_news()
+        return (PUT_ACCEPTED | self.outage_changed()
                 | (PUT_FLUSH if load_relaxed(&self.synchronous) else 0))
 
     def be_synchronous(self):
         """From now on each put asks its caller to flush."""
         store_relaxed(&self.synchronous, 1)
 
-    cdef int look_for_news(self) noexcept:
+    cdef int outage_changed(self) noexcept:
         cdef uint64_t number = load_relaxed(&pointer_load(&self.writer).trouble.value)
-        return PUT_NEWS if number != load_relaxed(&self.told) else 0
+        return PUT_OUTAGE_CHANGED if number != load_relaxed(&self.told) else 0
 
-    def news(self):
+    def poll_outage(self):
         """What began or ended since the last call: None, or (over, lost, errno).
 
         over: records go out again. lost: how many were dropped or discarded since this
@@ -388,7 +388,7 @@ cdef class Engine:
         cdef Writer *writer = pointer_load(&self.writer)
         cdef uint64_t number, told, lost, fresh
         with cython.critical_section(self):
-            number = load_relaxed(&writer.trouble.value)
+            number = load_relaxed(&writer.outage_epoch.value)
             told = load_relaxed(&self.told)
             if number == told:
                 return None
@@ -404,15 +404,15 @@ cdef class Engine:
     cdef list read_losses(self, Writer *writer):
         return [load_acquire(&writer.counters.lost[i]) for i in range(LOSSES * SEVERITIES)]
 
-    def take_losses(self, bint during_trouble):
+    def take_losses(self, bint during_outage):
         """What was lost since the last call: None, or (losses, first, last).
 
         losses: as in Stats. first, last: when, in seconds since the epoch.
-        during_trouble: also while more is being lost.
+        during_outage: also while more is being lost.
         """
         self.ensure_ours()
         cdef Writer *writer = pointer_load(&self.writer)
-        if load_relaxed(&writer.trouble.value) & 1 and not during_trouble:
+        if load_relaxed(&writer.outage_epoch.value) & 1 and not during_outage:
             return None
         cdef list losses, before
         cdef uint64_t first, last
@@ -460,7 +460,7 @@ cdef class Engine:
 
     cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept:
         count_loss(&writer.counters, why, severity)
-        writer_begin_trouble(writer)
+        writer_enter_outage(writer)
 
     cdef Record *await_room(self, Writer **place, size_t size, uint64_t severity,
                             uint64_t *used) except? NULL:

@@ -18,7 +18,7 @@ from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY,
                                  transport_adopt, transport_close, transport_connect,
                                  transport_make_room, transport_outcome, transport_send,
                                  transport_shorter)
-from fastlog._backend.writer cimport (Writer, writer_begin_trouble, writer_lock_tail, writer_release,
+from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail, writer_release,
                               writer_unlock_tail)
 
 
@@ -103,7 +103,7 @@ cdef inline void writer_count_error(Writer *writer, int error) noexcept nogil:
 cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
     if writer.transport.aside != NULL:          # so its other half goes nowhere
         count_loss(&writer.counters, EVICTED, writer.aside_severity)
-        writer_begin_trouble(writer)
+        writer_enter_outage(writer)
     transport_close(&writer.transport)
     store_relaxed(&writer.has_socket, 0)
 
@@ -142,7 +142,7 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
     limit = 0 if writer.transport.by_memfd else transport_shorter(&writer.transport, length)
     if limit == 0:
         count_loss(&writer.counters, UNSENDABLE, word_severity(word))
-        writer_begin_trouble(writer)
+        writer_enter_outage(writer)
         writer_pass(writer, writer.ends[0])
         return
     if not word & SHORTENED:

@@ -59,7 +59,7 @@ ctypedef struct Writer:
     line_u64 stalled              # 1: no progress for a whole block_timeout
     # Odd while records cannot be sent, or are dropped. Grows by one when that
     # begins and by one when it is over.
-    line_u64 trouble
+    line_u64 outage_epoch
     line_u64 offered_fd           # a connected socket handed over, + 1; 0: none
     atomic_u64 has_socket         # 1: connected; for those who hand sockets over
     line_u64 crashing             # 1: the process is about to end, see _engine/crash_drain.pyx
@@ -102,11 +102,11 @@ cdef inline void writer_wake(Writer *writer) noexcept nogil:
     write(writer.wake_fd, &one, sizeof(one))
 
 
-cdef inline void writer_begin_trouble(Writer *writer) noexcept nogil:
-    """Something to be told: see Engine.news(). Any thread."""
-    cdef uint64_t number = load_relaxed(&writer.trouble.value)
+cdef inline void writer_enter_outage(Writer *writer) noexcept nogil:
+    """Something to be told: see Engine.poll_outage(). Any thread."""
+    cdef uint64_t number = load_relaxed(&writer.outage_epoch.value)
     while not number & 1:
-        if cas_seq_cst(&writer.trouble.value, &number, number + 1):
+        if cas_seq_cst(&writer.outage_epoch.value, &number, number + 1):
             return
 
 
@@ -145,11 +145,11 @@ cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
 
 # --- the tail: moved by the writer, and by producers that discard old records --------------------
 
-cdef inline void writer_end_trouble(Writer *writer) noexcept nogil:
+cdef inline void writer_exit_outage(Writer *writer) noexcept nogil:
     """Once records go out again and there is room for a good many more."""
-    cdef uint64_t number = load_relaxed(&writer.trouble.value)
+    cdef uint64_t number = load_relaxed(&writer.outage_epoch.value)
     if ring_used(&writer.ring) <= writer.ring.capacity // 2:
-        cas_seq_cst(&writer.trouble.value, &number, number + 1)
+        cas_seq_cst(&writer.outage_epoch.value, &number, number + 1)
 
 
 cdef inline bint writer_lock(Writer *writer, pthread_mutex_t *lock) noexcept nogil:
@@ -176,8 +176,8 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
     ring_release(&writer.ring, position)                        # R1
     if load_relaxed(&writer.stalled.value):
         store_relaxed(&writer.stalled.value, 0)
-    if load_relaxed(&writer.trouble.value) & 1:
-        writer_end_trouble(writer)
+    if load_relaxed(&writer.outage_epoch.value) & 1:
+        writer_exit_outage(writer)
     if position >= load_seq_cst(&writer.wanted.value):          # W1 pairs with W2
         # Who waits for more than this, or came just now, says so again.
         store_seq_cst(&writer.wanted.value, NOBODY)
@@ -229,7 +229,7 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
             writer.aside_severity = word_severity(word)
         else:
             count_loss(&writer.counters, EVICTED, word_severity(word))
-            writer_begin_trouble(writer)
+            writer_enter_outage(writer)
         position += record_span(word & LENGTH_MASK)
     # Also where nothing was discarded: the writer may have been faster.
     found = load_relaxed(&ring.at.head.value) - position <= limit

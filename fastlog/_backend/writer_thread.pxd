@@ -19,7 +19,7 @@ from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, 
                             ring_map, ring_mend, ring_next, ring_peek)
 from fastlog._backend.transport cimport errno_set, transport_close, transport_init, transport_is_network
 from fastlog._backend.writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
-                              writer_begin_trouble, writer_lock_tail, writer_offer_socket,
+                              writer_enter_outage, writer_lock_tail, writer_offer_socket,
                               writer_reached, writer_unlock_tail, writer_wake)
 
 
@@ -93,7 +93,7 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
         elif drained == CONNECTING:
             writer_pause(writer, writer.transport.connect_timeout, True)
         elif drained == NO_PEER:
-            writer_begin_trouble(writer)
+            writer_enter_outage(writer)
             writer.backoff = min(max(2 * writer.backoff, <uint64_t>BACKOFF_MIN),
                                  <uint64_t>BACKOFF_MAX)
             writer_pause(writer, writer.backoff, False)
