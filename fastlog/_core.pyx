@@ -197,9 +197,9 @@ cdef class Engine:
         writer.transport.patient = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
-        store_relaxed(&self.told, 0)
-        self.told_lost = self.left_behind = 0
-        self.told_losses = None
+        store_relaxed(&self.reported_epoch, 0)
+        self.reported_lost = self.left_behind = 0
+        self.reported_losses = None
         registry_add(&registry, writer)
         return writer
 
@@ -376,7 +376,7 @@ cdef class Engine:
 
     cdef int outage_changed(self) noexcept:
         cdef uint64_t number = load_relaxed(&pointer_load(&self.writer).trouble.value)
-        return PUT_OUTAGE_CHANGED if number != load_relaxed(&self.told) else 0
+        return PUT_OUTAGE_CHANGED if number != load_relaxed(&self.reported_epoch) else 0
 
     def poll_outage(self):
         """What began or ended since the last call: None, or (over, lost, errno).
@@ -386,18 +386,18 @@ cdef class Engine:
         """
         self.ensure_ours()
         cdef Writer *writer = pointer_load(&self.writer)
-        cdef uint64_t number, told, lost, fresh
+        cdef uint64_t number, reported, lost, fresh
         with cython.critical_section(self):
             number = load_relaxed(&writer.outage_epoch.value)
-            told = load_relaxed(&self.told)
-            if number == told:
+            reported = load_relaxed(&self.reported_epoch)
+            if number == reported:
                 return None
             lost = count_lost(&writer.counters, FULL, UNSENDABLE)
-            fresh = lost - self.told_lost
-            store_relaxed(&self.told, number)
+            fresh = lost - self.reported_lost
+            store_relaxed(&self.reported_epoch, number)
             if number % 2 == 0:
-                self.told_lost = lost
-        if told % 2 == 0 and number % 2 == 0 and fresh == 0:
+                self.reported_lost = lost
+        if reported % 2 == 0 and number % 2 == 0 and fresh == 0:
             return None               # over before anybody asked, and nothing lost
         return number % 2 == 0, fresh, load_relaxed(&writer.counters.last_errno)
 
@@ -420,8 +420,8 @@ cdef class Engine:
             first = exchange_seq_cst(&writer.counters.first_loss, 0)
             last = load_relaxed(&writer.counters.last_loss)
             losses = self.read_losses(writer)
-            before = self.told_losses or [0] * len(losses)
-            self.told_losses = losses
+            before = self.reported_losses or [0] * len(losses)
+            self.reported_losses = losses
         fresh = named_losses([now - then for now, then in zip(losses, before)])
         return (fresh, (first or last) / 1e9, last / 1e9) if fresh else None
 
