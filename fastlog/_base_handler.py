@@ -100,15 +100,15 @@ class EngineHandler(logging.handlers.SysLogHandler):
         self._engine = make_engine(capacity=capacity, spool=spool)
         found = _leftovers.describe(self._engine)
         if found:
-            self._tell(f"{found} in {spool.path}")
+            self._warn_stderr(f"{found} in {spool.path}")
             self._engine.start()
         self._leftovers = _leftovers.Leftovers(
-            spool, lambda each: make_engine(capacity=each.capacity, spool=each), self._tell)
+            spool, lambda each: make_engine(capacity=each.capacity, spool=each), self._warn_stderr)
 
     def _end_child(self) -> None:
         """At the end of a child that runs no exit functions: deliver, and say what is left."""
         self.flush()
-        if self._note_losses(during_outage=True):
+        if self._log_loss_report(during_outage=True):
             self.flush()
         self._close_engine(0.0)
 
@@ -127,7 +127,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
         """
         seconds = self._seconds(timeout)
         deadline = time.monotonic() + seconds
-        self._note_losses()
+        self._log_loss_report()
         done = self._engine.flush(seconds)
         if self._leftovers is not None:
             done = self._leftovers.finish(max(0.0, deadline - time.monotonic())) and done
@@ -161,7 +161,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
         # logging.shutdown() calls flush() first: do not wait twice for a daemon that hangs.
         hopeless = self._gave_up_at is not None and self._gave_up_at == self._progress()
         deadline = time.monotonic() + (0.0 if hopeless else timeout)
-        self._note_losses(during_outage=True)
+        self._log_loss_report(during_outage=True)
         self._close_engine(0.0 if hopeless else timeout)
         if self._leftovers is not None:
             self._leftovers.close(max(0.0, deadline - time.monotonic()))
@@ -170,7 +170,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
         path = self._engine.spool_path()      # a forked child's own; "" once it was given up
         pending = self._engine.close(timeout)
         if pending:
-            self._tell(f"{pending} records were not delivered to {self.address}"
+            self._warn_stderr(f"{pending} records were not delivered to {self.address}"
                        + (f"; they are kept in {path}" if path else ""))
 
     # --- what goes wrong -----------------------------------------------------------------------
@@ -198,17 +198,17 @@ class EngineHandler(logging.handlers.SysLogHandler):
         if over:
             # A ring that is full, half empty and full again is told of once a second.
             self._quiet_until = time.monotonic() + 1.0
-            self._tell(f"{self.address} takes records again"
+            self._warn_stderr(f"{self.address} takes records again"
                        + (f"; {lost} were lost" if lost else ""))
-            self._note_losses()
+            self._log_loss_report()
         elif lost:
-            self._tell(f"{self.address} takes no records and the ring is full: some are lost")
+            self._warn_stderr(f"{self.address} takes no records and the ring is full: some are lost")
         else:
-            self._tell(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
+            self._warn_stderr(f"{self.address} cannot be reached ({os.strerror(error)}): records wait")
 
-    def _note_losses(self, during_outage: bool = False) -> bool:
+    def _log_loss_report(self, during_outage: bool = False) -> bool:
         """Say in the stream what was lost since this was last said; whether anything was."""
-        losses = self._engine.take_losses(during_outage)
+        losses = self._engine.collect_losses(during_outage)
         if losses is None:
             return False
         counts, first, last = losses
@@ -222,11 +222,11 @@ class EngineHandler(logging.handlers.SysLogHandler):
             "fastlog: %d messages lost (%s), from %s to %s%s",
             (count, why, _local_time(first), _local_time(last),
              # A notice can be lost, too: then the next one makes up for it.
-             f"; {total} in all" if total != count else ""), None, "_note_losses")
+             f"; {total} in all" if total != count else ""), None, "_log_loss_report")
         _emit.emit(self, record)
         return True
 
-    def _tell(self, text: str) -> None:
+    def _warn_stderr(self, text: str) -> None:
         """A line on stderr, unless logging.raiseExceptions says that nobody wants to know."""
         if logging.raiseExceptions and sys.stderr is not None:
             with contextlib.suppress(OSError, ValueError):  # stderr may be closed

@@ -44,7 +44,7 @@ cdef class Engine:
     cdef atomic_u64 synchronous       # 1: the process ends, each call waits for its record
     cdef atomic_u64 reported_epoch              # the number of the last trouble that news() told of
     cdef uint64_t reported_lost           # records lost until the last was over
-    cdef list reported_losses             # as take_losses() last read them
+    cdef list reported_losses             # as collect_losses() last read them
 
     cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL
     cdef int ensure_ours(self) except -1

@@ -404,7 +404,7 @@ cdef class Engine:
     cdef list read_losses(self, Writer *writer):
         return [load_acquire(&writer.counters.lost[i]) for i in range(LOSSES * SEVERITIES)]
 
-    def take_losses(self, bint during_outage):
+    def collect_losses(self, bint during_outage):
         """What was lost since the last call: None, or (losses, first, last).
 
         losses: as in Stats. first, last: when, in seconds since the epoch.

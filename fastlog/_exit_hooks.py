@@ -31,7 +31,7 @@ _known_to_multiprocessing = False
 def watch(handler: EngineHandler) -> None:
     """Deliver this handler's records at the end of this process and of its children."""
     _handlers.add(handler)
-    _tell_multiprocessing()
+    _hook_multiprocessing()
     if _exiting:
         handler._engine.be_synchronous()
     process = sys.modules.get("multiprocessing.process")
@@ -47,7 +47,7 @@ def _at_exit() -> None:
         handler._engine.be_synchronous()
 
 
-def _tell_multiprocessing() -> None:
+def _hook_multiprocessing() -> None:
     """Have each child that begins from now on flush at its end."""
     global _known_to_multiprocessing
     util = sys.modules.get("multiprocessing.util")
@@ -102,4 +102,4 @@ def disable_crash_drain() -> None:
 
 
 atexit.register(_at_exit)
-os.register_at_fork(before=_tell_multiprocessing)
+os.register_at_fork(before=_hook_multiprocessing)

@@ -34,16 +34,16 @@ def siblings(base: str | os.PathLike[str]) -> list[str]:
 class Leftovers:
     """Spools of processes that are gone, each with an engine that sends what is in it.
 
-    spool: beside which they are. make_engine: called with a Spool. tell: called with a line
+    spool: beside which they are. make_engine: called with a Spool. warn: called with a line
         for the user.
     """
 
     def __init__(self, spool: Spool, make_engine: Callable[[Spool], Engine],
-                 tell: Callable[[str], None]) -> None:
+                 warn: Callable[[str], None]) -> None:
         self._process = os.getpid()
         self._destination = spool.destination
         self._make_engine = make_engine
-        self._tell = tell
+        self._warn = warn
         self._base = spool.base
         self._paths = siblings(spool.base)[::-1]  # that were not looked at yet, the last first
         self._engines: list[tuple[Spool, Engine]] = []
@@ -61,7 +61,7 @@ class Leftovers:
             except (BlockingIOError, FileNotFoundError):  # in use, or just removed
                 continue
             except OSError as error:
-                self._tell(explain(path, error))
+                self._warn(explain(path, error))
 
     def _send(self, path: str) -> None:
         spool = Spool.existing(path)
@@ -72,7 +72,7 @@ class Leftovers:
         ours = spool.destination == self._destination
         told = describe(engine)
         if told:
-            self._tell(f"{told} in {path}" + (
+            self._warn(f"{told} in {path}" + (
                 "" if ours else f", for another destination: `fastlog recover {path}` sends them"))
         if not engine.recovered()[0]:
             spool.remove()
@@ -99,7 +99,7 @@ class Leftovers:
         for each in list(self._engines):
             self._give_up(each)
         if self._paths:
-            self._tell(f"{len(self._paths)} more files of earlier processes beside {self._base} "
+            self._warn(f"{len(self._paths)} more files of earlier processes beside {self._base} "
                        "were not sent")
 
     def _give_up(self, one: tuple[Spool, Engine]) -> None:
@@ -108,7 +108,7 @@ class Leftovers:
         spool, engine = one
         pending = engine.close(0.0)
         if pending:
-            self._tell(f"{pending} records of an earlier process were not delivered; they are "
+            self._warn(f"{pending} records of an earlier process were not delivered; they are "
                        f"kept in {spool.path}")
 
 

@@ -344,7 +344,7 @@ def test_a_lost_notice_is_made_up_for(make_handler, sink, logger_for):
     sink.hang()
     while handler.stats().losses.get("full", {}).get("err", 0) == 0:
         log.error(TEXT)
-    handler._note_losses(during_outage=True)
+    handler._log_loss_report(during_outage=True)
     lost = handler.stats().dropped
     assert handler.stats().losses["full"] == {"err": lost - 1, "warning": 1}
     sink.take(handler.stats().accepted)
