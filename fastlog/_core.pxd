@@ -25,7 +25,7 @@ cdef Registry *live_writers() noexcept
 
 cdef class Engine:
     cdef Writer *writer               # another one after a fork, or if it was lost
-    cdef atomic_u64 generation        # the process that `writer` belongs to
+    cdef atomic_u64 fork_epoch        # the process that `writer` belongs to
     cdef tuple paths
     cdef bytes host, service
     cdef int socktype
@@ -47,7 +47,7 @@ cdef class Engine:
     cdef list reported_losses             # as collect_losses() last read them
 
     cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL
-    cdef int ensure_ours(self) except -1
+    cdef int ensure_current_process(self) except -1
     cdef object spool_now(self)
     cdef int await_tail(self, Writer *writer, uint64_t wanted, uint64_t timeout) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,

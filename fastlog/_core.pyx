@@ -56,36 +56,36 @@ cdef enum:
 # MADV_WIPEONFORK, Linux 4.14. So a fork is noticed by one load, also when it was
 # made in C and no hook of Python's ran. All other memory is copied: the child
 # counts on from its parent's number, and no number is met twice in one line.
-cdef atomic_u64 *process_page
-cdef atomic_u64 process_count
+cdef atomic_u64 *fork_page
+cdef atomic_u64 last_fork_epoch
 
 
-cdef int map_process_page() except -1:
-    global process_page
+cdef int map_fork_page() except -1:
+    global fork_page
     cdef void *page = mmap(NULL, sizeof(atomic_u64), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if page == MAP_FAILED or madvise(page, sizeof(atomic_u64), MADV_WIPEONFORK) != 0:
         PyErr_SetFromErrno(OSError)
-    process_page = <atomic_u64 *>page
+    fork_page = <atomic_u64 *>page
     return 0
 
 
-cdef uint64_t name_process() noexcept nogil:
+cdef uint64_t assign_fork_epoch() noexcept nogil:
     cdef uint64_t nobody = 0
-    cdef uint64_t number = add_relaxed(&process_count, 1) + 1
-    while not cas_relaxed(process_page, &nobody, number):
+    cdef uint64_t number = add_relaxed(&last_fork_epoch, 1) + 1
+    while not cas_relaxed(fork_page, &nobody, number):
         if nobody != 0:           # another thread was first
             return nobody
     return number
 
 
-cdef inline uint64_t generation_now() noexcept nogil:
+cdef inline uint64_t current_fork_epoch() noexcept nogil:
     """A number that a process does not share with its parent. Any thread."""
-    cdef uint64_t number = load_relaxed(process_page)
-    return number if number != 0 else name_process()
+    cdef uint64_t number = load_relaxed(fork_page)
+    return number if number != 0 else assign_fork_epoch()
 
 
-map_process_page()
+map_fork_page()
 
 
 # For _engine/crash_drain.pyx, which is imported only when it is wanted.
@@ -150,7 +150,7 @@ cdef class Engine:
         self.split = split
         self.spool = spool
         self.spooled = spool is not None
-        store_relaxed(&self.generation, generation_now())
+        store_relaxed(&self.fork_epoch, current_fork_epoch())
         if spool is None:
             self.writer = self.new_writer(-1, False)
             return
@@ -165,7 +165,7 @@ cdef class Engine:
         if self.writer == NULL:
             return
         registry_remove(&registry, self.writer)
-        if load_relaxed(&self.generation) != generation_now():
+        if load_relaxed(&self.fork_epoch) != current_fork_epoch():
             writer_leave(self.writer)
             return
         with nogil:
@@ -203,13 +203,13 @@ cdef class Engine:
         registry_add(&registry, writer)
         return writer
 
-    cdef int ensure_ours(self) except -1:
+    cdef int ensure_current_process(self) except -1:
         """After a fork: leave the parent's ring to the parent and start with an empty one."""
         cdef Writer *writer
         cdef object before = None     # to the end: its last reference goes by Python code, __del__
         cdef object spool = None
         cdef int fd = -1
-        if load_acquire(&self.generation) == generation_now():
+        if load_acquire(&self.fork_epoch) == current_fork_epoch():
             return 0
         if self.spooled:
             # Python code: other threads run meanwhile, and handlers of signals. Who of them
@@ -218,7 +218,7 @@ cdef class Engine:
             spool = before.another()
             fd = spool.open()
         with cython.critical_section(self):
-            if load_relaxed(&self.generation) != generation_now():
+            if load_relaxed(&self.fork_epoch) != current_fork_epoch():
                 try:
                     writer = self.new_writer(fd, False)
                 except OSError:
@@ -230,7 +230,7 @@ cdef class Engine:
                 writer_leave(self.writer)
                 self.spool = spool
                 pointer_store(&self.writer, writer)
-                store_release(&self.generation, generation_now())
+                store_release(&self.fork_epoch, current_fork_epoch())
         if fd >= 0:
             spool.give_back(fd)
         return 0
@@ -247,7 +247,7 @@ cdef class Engine:
         with nogil:
             writer_await_tail(writer, wanted, timeout)
         PyErr_CheckSignals()
-        return self.ensure_ours()
+        return self.ensure_current_process()
 
     def submit(self, uint32_t priority, message, prefix=None, bint append_nul=False,
                bint urgent=False):
@@ -277,7 +277,7 @@ cdef class Engine:
         cdef size_t longest
         if self.framing == NEWLINE or self.framing == UNFRAMED and self.socktype == SOCK_STREAM:
             message_escape(message, not append_nul and self.framing == UNFRAMED)
-        self.ensure_ours()
+        self.ensure_current_process()
         longest = pointer_load(&self.writer).ring.max_length - (FRAMING_ROOM if self.framing else 0)
         if self.max_size and self.max_size < longest:
             longest = self.max_size
@@ -292,7 +292,7 @@ cdef class Engine:
 
     cdef size_t longest_entry(self) except 0:
         """Bytes that put_entry() takes."""
-        self.ensure_ours()
+        self.ensure_current_process()
         return pointer_load(&self.writer).ring.max_length
 
     cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
@@ -384,7 +384,7 @@ cdef class Engine:
         over: records go out again. lost: how many were dropped or discarded since this
         last was so. errno: of the last failed connect or send.
         """
-        self.ensure_ours()
+        self.ensure_current_process()
         cdef Writer *writer = pointer_load(&self.writer)
         cdef uint64_t number, reported, lost, fresh
         with cython.critical_section(self):
@@ -410,7 +410,7 @@ cdef class Engine:
         losses: as in Stats. first, last: when, in seconds since the epoch.
         during_outage: also while more is being lost.
         """
-        self.ensure_ours()
+        self.ensure_current_process()
         cdef Writer *writer = pointer_load(&self.writer)
         if load_relaxed(&writer.outage_epoch.value) & 1 and not during_outage:
             return None
@@ -427,14 +427,14 @@ cdef class Engine:
 
     def wants_socket(self):
         """Whether the writer of an adopting engine has no socket and asks for one."""
-        self.ensure_ours()
+        self.ensure_current_process()
         cdef Writer *writer = pointer_load(&self.writer)
         return (self.adopting and load_relaxed(&writer.has_socket) == 0
                 and load_relaxed(&writer.offered_fd.value) == 0)
 
     def adopt(self, int fd):
         """Hand over a connected socket; the engine owns the descriptor from now on."""
-        self.ensure_ours()
+        self.ensure_current_process()
         writer_offer_socket(pointer_load(&self.writer), fd)
 
     cdef Record *make_room(self, Writer **place, size_t size, uint64_t severity,
@@ -501,7 +501,7 @@ cdef class Engine:
     def start(self):
         """Start the writer now, for records that were in the spool."""
         cdef int error
-        self.ensure_ours()
+        self.ensure_current_process()
         with cython.critical_section(self):           # leave_spool()
             error = writer_start(self.writer)
         if error:
@@ -539,7 +539,7 @@ cdef class Engine:
 
     def spool_path(self):
         """Of the file in which the ring lives; "" if it lives in none, or that has no name."""
-        self.ensure_ours()
+        self.ensure_current_process()
         if pointer_load(&self.writer).spool_fd < 0:
             return ""
         spool = self.spool_now()
@@ -550,14 +550,14 @@ cdef class Engine:
 
         After close() this starts no writer: then it is False at once if records are left.
         """
-        self.ensure_ours()
-        cdef uint64_t generation = load_relaxed(&self.generation)
+        self.ensure_current_process()
+        cdef uint64_t fork_epoch = load_relaxed(&self.fork_epoch)
         cdef Writer *writer = pointer_load(&self.writer)
         cdef uint64_t target = load_relaxed(&writer.ring.at.head.value)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now + <uint64_t>(timeout * 1e9)
         cdef uint64_t tail
-        while load_relaxed(&self.generation) == generation:
+        while load_relaxed(&self.fork_epoch) == fork_epoch:
             tail = load_acquire(&writer.ring.at.tail.value)
             if tail >= target:
                 break
@@ -580,7 +580,7 @@ cdef class Engine:
         cdef uint64_t now
         cdef Writer *writer
         cdef bint flushed, joined
-        self.ensure_ours()
+        self.ensure_current_process()
         writer = pointer_load(&self.writer)
         writer_offer_socket(writer, -1)
         cdef uint64_t before = self.left_behind
@@ -661,7 +661,7 @@ cdef class Engine:
 
     def stats(self):
         """The counters now, as Stats."""
-        self.ensure_ours()
+        self.ensure_current_process()
         cdef Writer *writer = pointer_load(&self.writer)
         # In this order: see _backend/counters.pxd.
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
