@@ -67,7 +67,7 @@ cdef class Engine:
                             uint64_t *used) except? NULL
     cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept
     cdef list read_losses(self, Writer *writer)
-    cdef int abandon_writer(self, Writer *lost) except -1
-    cdef int leave_spool(self) except -1
+    cdef int replace_hung_writer(self, Writer *lost) except -1
+    cdef int detach_spool(self) except -1
     cdef uint64_t count_pending(self) noexcept
     cdef int outage_changed(self) noexcept

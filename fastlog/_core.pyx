@@ -26,7 +26,7 @@ from fastlog._engine.registry cimport Registry, registry_add, registry_remove
 from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_detach, ring_peek,
                             ring_release, ring_try_reserve, ring_used)
-from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_leave, writer_notify,
+from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_discard_inherited, writer_notify,
                               writer_start, writer_stop)
 from fastlog._engine.freethreading cimport FREE_THREADED
 from fastlog._backend.transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
@@ -166,7 +166,7 @@ cdef class Engine:
             return
         registry_remove(&registry, self.writer)
         if load_relaxed(&self.fork_epoch) != current_fork_epoch():
-            writer_leave(self.writer)
+            writer_discard_inherited(self.writer)
             return
         with nogil:
             joined = writer_stop(self.writer)
@@ -227,7 +227,7 @@ cdef class Engine:
                     writer = self.new_writer(-1, False)   # a file that is damaged stops no child
                 fd = -1
                 registry_remove(&registry, self.writer)
-                writer_leave(self.writer)
+                writer_discard_inherited(self.writer)
                 self.spool = spool
                 pointer_store(&self.writer, writer)
                 store_release(&self.fork_epoch, current_fork_epoch())
@@ -333,7 +333,7 @@ cdef class Engine:
                         uint64_t flags) except -1:
         """Put a message that fits."""
         if FREE_THREADED and self.spooled:
-            # Not while leave_spool() is at it. Who waits for room gives the lock up meanwhile.
+            # Not while detach_spool() is at it. Who waits for room gives the lock up meanwhile.
             with cython.critical_section(self):
                 return self.write_record(priority, message, append_nul, urgent, flags)
         return self.write_record(priority, message, append_nul, urgent, flags)
@@ -502,7 +502,7 @@ cdef class Engine:
         """Start the writer now, for records that were in the spool."""
         cdef int error
         self.ensure_current_process()
-        with cython.critical_section(self):           # leave_spool()
+        with cython.critical_section(self):           # detach_spool()
             error = writer_start(self.writer)
         if error:
             raise OSError(error, "cannot start the writer thread")
@@ -561,7 +561,7 @@ cdef class Engine:
             tail = load_acquire(&writer.ring.at.tail.value)
             if tail >= target:
                 break
-            with cython.critical_section(self):       # leave_spool()
+            with cython.critical_section(self):       # detach_spool()
                 if now >= deadline or load_seq_cst(&writer.state.value) == STOPPED:
                     return False
                 writer_notify(writer, True)
@@ -594,16 +594,16 @@ cdef class Engine:
             # A record may have slipped in between the two: then once more.
             pending = self.stats().pending
             if not joined:
-                self.abandon_writer(writer)
+                self.replace_hung_writer(writer)
                 return pending - before
             if pending and not flushed:
                 break
             if ring_used(&writer.ring):
                 self.start()
-        self.leave_spool()
+        self.detach_spool()
         return pending - before
 
-    cdef int abandon_writer(self, Writer *lost) except -1:
+    cdef int replace_hung_writer(self, Writer *lost) except -1:
         """Have another writer: the one that does not come back is lost, with what it holds."""
         cdef object spool = self.spool_now()
         cdef int fd = -1
@@ -621,7 +621,7 @@ cdef class Engine:
             spool.give_back(fd)
         return 0
 
-    cdef int leave_spool(self) except -1:
+    cdef int detach_spool(self) except -1:
         """Give the spool's file up, and go on in memory."""
         cdef Writer *writer
         cdef object spool

@@ -239,7 +239,7 @@ cdef inline void writer_destroy(Writer *writer) noexcept nogil:
     munmap(writer, sizeof(Writer))
 
 
-cdef inline void writer_leave(Writer *writer) noexcept nogil:
+cdef inline void writer_discard_inherited(Writer *writer) noexcept nogil:
     """Free a parent's writer in a forked child; the parent's own and its records are untouched.
 
     The descriptors are not closed, though they stay open until exec or exit:
