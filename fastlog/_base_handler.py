@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastlog._frontend.emit import Envelope
+    from fastlog._frontend.emit import Encoder
     from fastlog._spool.orphans import Leftovers
     from fastlog._stats import Stats
 
@@ -27,14 +27,14 @@ class EngineHandler(logging.handlers.SysLogHandler):
     """A handler in front of an Engine. Its subclasses say where to and in which form.
 
     Of the standard library's class it has the facilities, the priorities and how they are
-    encoded. The hot path, _frontend/emit.pyx, reads _engine, _envelope, ident and append_nul.
+    encoded. The hot path, _frontend/emit.pyx, reads _engine, _encoder, ident and append_nul.
 
     paths: unix sockets, tried in order. Else host and port. address: what messages call it.
     engine: further arguments of Engine.
     """
 
     _engine: Engine
-    _envelope: Envelope | None = None
+    _encoder: Encoder | None = None
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ def header(protocol: str, **given: object) -> Header | None:
         for name in "msgid", "structured_data":
             if given[name] is not None:
                 raise ValueError(f"{name} is for protocol=\"rfc5424\"")
-    from fastlog._frontend.rfc_header import Header, make_valid, structured_data as written
+    from fastlog._frontend.rfc_header import Header, sanitize, structured_data as written
 
     host, program, ends = socket.gethostname(), program_name(), ""
     if protocol == "rfc3164":
@@ -113,7 +113,7 @@ def header(protocol: str, **given: object) -> Header | None:
     fields: dict[str, str] = {}
     for name, default in defaults.items():
         longest = _FIELDS[protocol][name]
-        fields[name] = (make_valid(default, longest) if given[name] is None
+        fields[name] = (sanitize(default, longest) if given[name] is None
                         else header_field(name, given[name], longest,
                                           ends if name == "app_name" else ""))
     procid = given["procid"]

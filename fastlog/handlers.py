@@ -134,14 +134,14 @@ class SysLogHandler(EngineHandler):
             self.socktype = socket.SOCK_DGRAM
         self.timeout = None if timeout is None else _validation.seconds("timeout", timeout)
         self.protocol = _validation.choice("protocol", protocol, _validation.PROTOCOLS)
-        self._envelope = _validation.header(self.protocol, hostname=hostname, app_name=app_name,
+        self._encoder = _validation.header(self.protocol, hostname=hostname, app_name=app_name,
                                        procid=procid, msgid=msgid,
                                        structured_data=structured_data)
-        if self._envelope is not None and self.socktype == socket.SOCK_STREAM and framing is None:
+        if self._encoder is not None and self.socktype == socket.SOCK_STREAM and framing is None:
             framing = "octet-counting"
         self.framing = framing
         _validation.optional("ident", ident, str)
-        if ident is not None and self._envelope is not None:
+        if ident is not None and self._encoder is not None:
             raise ValueError(f"ident is for protocol=\"stdlib\"; {protocol} has app_name")
         _validation.optional("append_nul", append_nul, bool)
         split = _validation.choice("oversize", oversize, _validation.OVERSIZES) == "split"
@@ -164,7 +164,7 @@ class SysLogHandler(EngineHandler):
             self.ident = ident
         if append_nul is not None:
             self.append_nul = append_nul
-        elif framing is not None or (self._envelope is not None and not paths):
+        elif framing is not None or (self._encoder is not None and not paths):
             self.append_nul = False
         if self._makes_sockets():
             self.createSocket()

@@ -9,7 +9,7 @@ import socket
 from fastlog import _validation
 from fastlog._base_handler import EngineHandler
 from fastlog._frontend.journal_entry import Journal, Syslog
-from fastlog._frontend.rfc_header import make_valid
+from fastlog._frontend.rfc_header import sanitize
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
@@ -74,16 +74,16 @@ class JournalHandler(EngineHandler):
         # Wider than typeshed's type: the standard library takes names as well.
         self.facility = _validation.facility(facility, self.facility_names)  # type: ignore[assignment]
         if ident is None:
-            ident = make_valid(_validation.program_name(), _IDENT_MAX)
+            ident = sanitize(_validation.program_name(), _IDENT_MAX)
         self.ident = _validation.header_field("ident", ident, _IDENT_MAX)
-        self._envelope = Journal(_validation.journal_fields(fields))
+        self._encoder = Journal(_validation.journal_fields(fields))
         if not isinstance(fallback, bool):
             raise TypeError(f"fallback must be a bool, not {type(fallback).__name__}")
         to_syslog = (fallback and not paths[0].startswith("\0")
                      and not os.path.exists(paths[0]))
         if to_syslog:
             paths = _validation.DEFAULT_PATHS
-            self._envelope = Syslog()
+            self._encoder = Syslog()
         self.append_nul = to_syslog
         super().__init__(
             paths, address=paths[0], socktype=None if to_syslog else socket.SOCK_DGRAM,

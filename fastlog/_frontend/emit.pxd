@@ -6,7 +6,7 @@ from fastlog._engine.message cimport Message
 from fastlog._frontend.log_record cimport Call
 from fastlog._frontend.dict_guard cimport Watch
 
-cdef class Envelope:
+cdef class Encoder:
     """What a protocol puts around the text of a record. Modules that are imported when wanted."""
     # Completes the message, which has the text and before it `room`, and puts it: Engine.put().
     # `ident` and `append_nul` as the handler has them. Of a record; or, if that is None, of a call.
@@ -31,7 +31,7 @@ cdef class Snapshot:
     cdef object last_levelname        # and what was found there for it
     cdef unsigned int last_priority
     cdef object ident, append_nul, urgent_level
-    cdef Envelope envelope            # in the place of ident, or None
+    cdef Encoder encoder            # in the place of ident, or None
     cdef object formatter             # None: logging's default
     cdef list filters
     cdef Format format                # `formatter`, if that is a plain one, compiled

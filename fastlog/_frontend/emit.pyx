@@ -64,7 +64,7 @@ cdef dict stock_steps = {
 }
 
 
-cdef class Envelope:
+cdef class Encoder:
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, Call *call) except -1:
         raise NotImplementedError
@@ -101,7 +101,7 @@ cdef Snapshot take_snapshot(object self, dict own):
         now.priority_map = self.priority_map
         now.priority_names = self.priority_names
         now.ident = self.ident
-        now.envelope = self._envelope
+        now.encoder = self._encoder
         now.append_nul = self.append_nul
         now.urgent_level = self.urgent_level
         now.formatter = self.formatter or None
@@ -258,7 +258,7 @@ cdef int report(object self, object record, object error) except -1:
 
 cdef int put_overridden(object self, object record) except -1:
     cdef Engine engine = self._engine
-    cdef Envelope envelope = self._envelope
+    cdef Encoder encoder = self._encoder
     cdef Message message
     cdef int room
     if engine.adopting and engine.wants_socket():
@@ -270,8 +270,8 @@ cdef int put_overridden(object self, object record) except -1:
     try:
         room = message_leave_room(&message)
         message_add(&message, text)
-        if envelope is not None:
-            return envelope.put(engine, &message, room, self.ident, self.append_nul, priority,
+        if encoder is not None:
+            return encoder.put(engine, &message, room, self.ident, self.append_nul, priority,
                                 urgent, record, NULL)
         message_fill(&message, room, self.ident or "")
         return engine.put(priority, &message, self.append_nul, urgent)
@@ -380,8 +380,8 @@ cdef inline int put_message(Snapshot now, object self, Message *message, int roo
         if not then.stock:
             then = now
     priority = priority_of(then, levelname)
-    if then.envelope is not None:
-        return then.envelope.put(then.engine, message, room, then.ident, then.append_nul, priority,
+    if then.encoder is not None:
+        return then.encoder.put(then.engine, message, room, then.ident, then.append_nul, priority,
                                  urgent, record, call)
     if then.ident:
         message_fill(message, room, then.ident)

@@ -1,9 +1,9 @@
 """Entries of the journal as other extension modules see them; see _frontend/journal_entry.pyx."""
-from fastlog._frontend.emit cimport Envelope
+from fastlog._frontend.emit cimport Encoder
 from fastlog._frontend.rfc_header cimport Header
 from fastlog._engine.message cimport Message
 
-cdef class Journal(Envelope):
+cdef class Journal(Encoder):
     cdef dict constants               # {name: field} of every entry
     cdef bytes constant               # all of them
     cdef Header clock

@@ -13,7 +13,7 @@ cimport cython
 from libc.string cimport memchr, strlen
 
 from fastlog._core cimport Engine
-from fastlog._frontend.emit cimport Envelope
+from fastlog._frontend.emit cimport Encoder
 from fastlog._backend.framing cimport MARK, MARK_SIZE, frame_utf8_floor
 from fastlog._frontend.rfc_header cimport Header, text_of
 from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
@@ -130,7 +130,7 @@ cdef object exception_text(dict own):
         return text
 
 
-cdef class Syslog(Envelope):
+cdef class Syslog(Encoder):
     """What stands around the text on the syslog socket, where there is no journal."""
 
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
@@ -139,7 +139,7 @@ cdef class Syslog(Envelope):
         return engine.put(priority, message, append_nul, urgent)
 
 
-cdef class Journal(Envelope):
+cdef class Journal(Encoder):
     """What makes one handler's entries. Thread-safe.
 
     fields: {name: value} of every entry, checked by _validation.py.

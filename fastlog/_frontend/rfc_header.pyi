@@ -2,13 +2,13 @@ from collections.abc import Mapping
 
 from typing_extensions import disjoint_base
 
-from fastlog._frontend.emit import Envelope
+from fastlog._frontend.emit import Encoder
 
-def make_valid(text: object, longest: int) -> str: ...
+def sanitize(text: object, longest: int) -> str: ...
 def structured_data(elements: Mapping[str, Mapping[str, object]]) -> str: ...
 
 @disjoint_base
-class Header(Envelope):
+class Header(Encoder):
     def __init__(
         self,
         protocol: str,

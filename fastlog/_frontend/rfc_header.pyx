@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
 from fastlog._core cimport Engine
-from fastlog._frontend.emit cimport Envelope
+from fastlog._frontend.emit cimport Encoder
 from fastlog._engine.message cimport Message, message_fill
 from fastlog._frontend.log_record cimport Call, created_of
 
@@ -41,7 +41,7 @@ cdef object text_of(object value):
         return f"<{type(value).__name__} without a str()>"
 
 
-def make_valid(text, int longest):
+def sanitize(text, int longest):
     """`text` as a header's field: "_" for what is not printable ASCII, cut, "-" for nothing."""
     return NOT_PRINTABLE.sub("_", text_of(text))[:longest] or NIL
 
@@ -84,7 +84,7 @@ cdef double seconds_of(object created) except? -1:
     return when if 0 <= when < YEAR_10000 else time.time()
 
 
-cdef class Header(Envelope):
+cdef class Header(Encoder):
     """The header of one handler's records. Thread-safe.
 
     protocol: "rfc3164" or "rfc5424". hostname, app_name, msgid: valid already.
@@ -103,10 +103,10 @@ cdef class Header(Envelope):
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, Call *call) except -1:
         created = record.__dict__.get("created") if call == NULL else created_of(call.time)
-        message_fill(message, room, self.make(created, record))
+        message_fill(message, room, self.render(created, record))
         return engine.put(priority, message, append_nul, urgent)
 
-    cdef str make(self, object created, object record):
+    cdef str render(self, object created, object record):
         """The text for a record of this time (seconds since 1970), with a space at its end."""
         cdef str when = self.timestamp(created)
         cdef str process = self.procid if self.procid is not None else self.this_process()
@@ -116,7 +116,7 @@ cdef class Header(Envelope):
         if record is not None:
             own = record.__dict__
             if own.get("msgid") is not None:
-                msgid = make_valid(own["msgid"], MSGID_MAX)
+                msgid = sanitize(own["msgid"], MSGID_MAX)
             if own.get("structured_data") is not None:
                 data = structured_data(own["structured_data"])
         return f"1 {when}{self.constant} {process} {msgid} {data} "
