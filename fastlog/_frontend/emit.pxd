@@ -3,7 +3,7 @@ from fastlog._backend.atomics cimport atomic_u64
 from fastlog._core cimport Engine
 from fastlog._frontend.formatter cimport Format
 from fastlog._engine.message cimport Message
-from fastlog._frontend.log_record cimport Call
+from fastlog._frontend.log_record cimport LogCall
 from fastlog._frontend.dict_guard cimport Watch
 
 cdef class Encoder:
@@ -11,7 +11,7 @@ cdef class Encoder:
     # Completes the message, which has the text and before it `room`, and puts it: Engine.put().
     # `ident` and `append_nul` as the handler has them. Of a record; or, if that is None, of a call.
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
-                 unsigned int priority, bint urgent, object record, Call *call) except -1
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1
 
 
 cdef class Snapshot:
@@ -39,4 +39,4 @@ cdef class Snapshot:
 
 cdef Snapshot find_snapshot(object handler)
 cdef bint takes_calls(Snapshot now) except -1
-cdef int emit_call(object self, Snapshot now, Call *call) except -1
+cdef int emit_call(object self, Snapshot now, LogCall *call) except -1

@@ -21,8 +21,8 @@ from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._frontend.formatter cimport Format, compile_format
 from fastlog._engine.message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
-from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, Call, Facts, class_is_stock, facts_read,
-                              facts_release, make_record)
+from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, class_is_stock, fields_load,
+                              fields_decref, make_record)
 from fastlog._engine.freethreading cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
 from fastlog._frontend.dict_guard cimport PyTypeObject, Watch, class_tag, given_tag, watch_holds
 
@@ -66,7 +66,7 @@ cdef dict stock_steps = {
 
 cdef class Encoder:
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
-                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         raise NotImplementedError
 
 
@@ -320,21 +320,21 @@ cdef unsigned int priority_of(Snapshot now, object levelname) except? 0:
 
 cdef int put_stock(Snapshot now, object self, object record) except -1:
     cdef object attributes
-    cdef Facts facts
+    cdef RecordFields record_fields
     cdef Format format
     format = format_of(now)
     if format is not None and type(record) is LogRecord and class_is_stock():
         attributes = PyObject_GenericGetDict(record, NULL)
         if (format.steps is not None and type(attributes) is dict
-                and facts_read(&facts, attributes, format.reads, format.reads_count)):
+                and fields_load(&record_fields, attributes, format.reads, format.reads_count)):
             try:
-                return put_plain(now, self, format, &facts, attributes, record)
+                return put_plain(now, self, format, &record_fields, attributes, record)
             finally:
-                facts_release(&facts)
+                fields_decref(&record_fields)
     return put_text(now, self, record)
 
 
-cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict attributes,
+cdef int put_plain(Snapshot now, object self, Format format, RecordFields *record_fields, dict attributes,
                    object record) except -1:
     """Format natively and put."""
     cdef Message message
@@ -342,10 +342,10 @@ cdef int put_plain(Snapshot now, object self, Format format, Facts *facts, dict 
     message_begin(&message)
     try:
         room = message_leave_room(&message)
-        if not format.format_record(facts, attributes, &message):
+        if not format.format_record(record_fields, attributes, &message):
             return put_text(now, self, record)
-        return put_message(now, self, &message, room, <object>facts.values[<int>LEVELNAME],
-                           is_urgent(<object>facts.values[<int>LEVELNO], now.urgent_level),
+        return put_message(now, self, &message, room, <object>record_fields.values[<int>LEVELNAME],
+                           is_urgent(<object>record_fields.values[<int>LEVELNO], now.urgent_level),
                            record, NULL)
     finally:
         message_end(&message)
@@ -368,7 +368,7 @@ cdef int put_text(Snapshot now, object self, object record) except -1:
 
 
 cdef inline int put_message(Snapshot now, object self, Message *message, int room,
-                            object levelname, bint urgent, object record, Call *call) except -1:
+                            object levelname, bint urgent, object record, LogCall *call) except -1:
     """What comes after the formatting, in which code of the program may have run.
 
     Of a record; or, with None, of a call.
@@ -413,7 +413,7 @@ cdef bint takes_calls(Snapshot now) except -1:
     return format is not None and format.for_calls
 
 
-cdef int emit_call(object self, Snapshot now, Call *call) except -1:
+cdef int emit_call(object self, Snapshot now, LogCall *call) except -1:
     """What a Logger does with a handler, for a call. Only if takes_calls()."""
     cdef int outcome
     if call.number < now.level_number:
@@ -428,7 +428,7 @@ cdef int emit_call(object self, Snapshot now, Call *call) except -1:
     return 0
 
 
-cdef int put_call(Snapshot now, object self, Call *call) except -1:
+cdef int put_call(Snapshot now, object self, LogCall *call) except -1:
     cdef Message message
     cdef Format format = now.format   # code of the program may put another one in its place
     cdef int room

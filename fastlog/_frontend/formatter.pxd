@@ -2,14 +2,14 @@
 from libc.stdint cimport int64_t
 
 from fastlog._engine.message cimport Message
-from fastlog._frontend.log_record cimport FIELDS, Call, Facts
+from fastlog._frontend.log_record cimport FIELDS, LogCall, RecordFields
 from fastlog._frontend.dict_guard cimport Watch
 
 cdef class Format:
     cdef object formatter, style_class
     cdef list steps                   # of Step; None: to be left to formatter.format
     cdef list others                  # keys of fields that not every record has
-    cdef unsigned char reads[FIELDS]  # of a record's attributes, see Facts; so many:
+    cdef unsigned char reads[FIELDS]  # of a record's attributes, see RecordFields; so many:
     cdef int reads_count
     cdef bint for_calls               # format_call() can do it
     cdef unsigned int formatter_tag, style_tag, template_tag
@@ -21,8 +21,8 @@ cdef class Format:
     cdef object second_text           # None: not made yet
 
     cdef bint is_current(self) except -1
-    cdef bint format_record(self, Facts *facts, dict attributes, Message *out) except -1
-    cdef int format_call(self, Call *call, Message *out) except -1
+    cdef bint format_record(self, RecordFields *record_fields, dict attributes, Message *out) except -1
+    cdef int format_call(self, LogCall *call, Message *out) except -1
 
     cdef object find(self, str key, dict attributes)
     cdef int add_traces(self, dict attributes, Message *out, int first) except -1

@@ -23,8 +23,8 @@ from fastlog._engine.message cimport (Message, message_add, message_add_bytes, m
 from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT, FIELDS, FILENAME, FUNCTION,
                               LEVELNAME, LEVELNO, LINENO, MESSAGE, MODULE, MSECS, MSG, NAME,
                               OTHER, PATHNAME, PROCESS, PROCESS_NAME, RELATIVE_CREATED,
-                              STACK_INFO, THREAD, THREAD_NAME, ARGS, Call, Caller, Facts, Field,
-                              created_of, facts_hold, find_caller, msecs_of, process_id,
+                              STACK_INFO, THREAD, THREAD_NAME, ARGS, LogCall, CallSite, RecordFields, Field,
+                              created_of, fields_incref, find_caller, msecs_of, process_id,
                               thread_ident, thread_name)
 from fastlog._engine.freethreading cimport dict_find
 from fastlog._frontend.dict_guard cimport Watch, class_tag, given_tag, watch_holds
@@ -260,10 +260,10 @@ cdef class Format:
                 and self.template_tag == class_tag(Template)
                 and watch_holds(self.watch))
 
-    cdef bint format_record(self, Facts *facts, dict attributes, Message *out) except -1:
+    cdef bint format_record(self, RecordFields *record_fields, dict attributes, Message *out) except -1:
         """What formatter.format() returns, and does to the record, of a plain LogRecord.
 
-        facts: what `reads` names of its attributes. Returns False, and has done nothing, if
+        record_fields: what `reads` names of its attributes. Returns False, and has done nothing, if
         formatter.format() must do it, because a field is missing.
         """
         cdef PyObject *value
@@ -272,24 +272,24 @@ cdef class Format:
         for key in self.others:
             if self.find(key, attributes) is missing:
                 return False
-        if not runs_no_code(<object>facts.values[<int>MSG], <object>facts.values[<int>ARGS]):
-            facts_hold(facts)
-        message = merge(<object>facts.values[<int>MSG], <object>facts.values[<int>ARGS])
+        if not runs_no_code(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS]):
+            fields_incref(record_fields)
+        message = merge(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS])
         attributes["message"] = message
         asctime = None
         if self.uses_time:
-            if (type(<object>facts.values[<int>CREATED]) is not float
-                    or type(<object>facts.values[<int>MSECS]) is not float):
-                facts_hold(facts)             # a __float__ or __format__ may run
-            asctime = self.asctime(<object>facts.values[<int>CREATED],
-                                   <object>facts.values[<int>MSECS])
+            if (type(<object>record_fields.values[<int>CREATED]) is not float
+                    or type(<object>record_fields.values[<int>MSECS]) is not float):
+                fields_incref(record_fields)             # a __float__ or __format__ may run
+            asctime = self.asctime(<object>record_fields.values[<int>CREATED],
+                                   <object>record_fields.values[<int>MSECS])
             attributes["asctime"] = asctime
         for step in self.steps:
             if step.shape == LITERAL:
                 message_add_bytes(out, step.bytes, <size_t>step.size)
                 continue
             if step.field < FIELDS:
-                value = facts.values[<int>step.field]
+                value = record_fields.values[<int>step.field]
             elif step.field == MESSAGE:
                 value = <PyObject *>message
             elif step.field == ASCTIME:
@@ -300,12 +300,12 @@ cdef class Format:
                     raise KeyError(step.key)
                 value = <PyObject *>found
             if type(<object>value) is not str and type(<object>value) is not int:
-                facts_hold(facts)             # a __str__ may run
+                fields_incref(record_fields)             # a __str__ may run
             message_add(out, step.text_of(<object>value))
-        if (facts.values[<int>EXC_INFO] != <PyObject *>None
-                or facts.values[<int>EXC_TEXT] != <PyObject *>None
-                or facts.values[<int>STACK_INFO] != <PyObject *>None):
-            facts_hold(facts)                 # the exception's __str__ may run
+        if (record_fields.values[<int>EXC_INFO] != <PyObject *>None
+                or record_fields.values[<int>EXC_TEXT] != <PyObject *>None
+                or record_fields.values[<int>STACK_INFO] != <PyObject *>None):
+            fields_incref(record_fields)                 # the exception's __str__ may run
             self.add_traces(attributes, out, first)
         return True
 
@@ -327,9 +327,9 @@ cdef class Format:
                 message_add(out, text)
         return 0
 
-    cdef int format_call(self, Call *call, Message *out) except -1:
+    cdef int format_call(self, LogCall *call, Message *out) except -1:
         """The same for a call of which no LogRecord was made. Only if for_calls."""
-        cdef Caller caller = None
+        cdef CallSite call_site = None
         cdef Step step
         for step in self.steps:
             if step.shape == LITERAL:
@@ -339,9 +339,9 @@ cdef class Format:
             elif step.field == ASCTIME and step.plain and self.msec_format == STOCK_MSEC_FORMAT:
                 self.add_asctime(call.time, out)
             else:
-                if caller is None and step.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
-                    caller = find_caller(call.stacklevel)
-                message_add(out, step.text_of(value_of(self, step, call, caller)))
+                if call_site is None and step.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
+                    call_site = find_caller(call.stacklevel)
+                message_add(out, step.text_of(value_of(self, step, call, call_site)))
         return 0
 
     cdef object asctime(self, object created, object msecs):
@@ -385,7 +385,7 @@ cdef class Format:
         return self.second_text
 
 
-cdef object value_of(Format format, Step step, Call *call, Caller caller):
+cdef object value_of(Format format, Step step, LogCall *call, CallSite call_site):
     if step.field == MESSAGE:
         return merge(<object>call.msg, <object>call.args)
     if step.field == LEVELNAME:
@@ -395,15 +395,15 @@ cdef object value_of(Format format, Step step, Call *call, Caller caller):
     if step.field == ASCTIME:
         return format.asctime(created_of(call.time), msecs_of(call.time))
     if step.field == LINENO:
-        return caller.lineno
+        return call_site.lineno
     if step.field == FILENAME:
-        return caller.filename
+        return call_site.filename
     if step.field == FUNCTION:
-        return caller.function
+        return call_site.function
     if step.field == MODULE:
-        return caller.module
+        return call_site.module
     if step.field == PATHNAME:
-        return caller.pathname
+        return call_site.pathname
     if step.field == LEVELNO:
         return <object>call.levelno
     if step.field == MSECS:

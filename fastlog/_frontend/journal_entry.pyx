@@ -19,7 +19,7 @@ from fastlog._frontend.rfc_header cimport Header, text_of
 from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
                                message_add_whole, message_fill, message_fill_whole, message_has,
                                message_shorten)
-from fastlog._frontend.log_record cimport Call, Caller, created_of, find_caller, thread_name
+from fastlog._frontend.log_record cimport LogCall, CallSite, created_of, find_caller, thread_name
 
 cdef enum:
     NAME_MAX = 64                     # systemd, journal_field_valid() in journal-file.c
@@ -134,7 +134,7 @@ cdef class Syslog(Encoder):
     """What stands around the text on the syslog socket, where there is no journal."""
 
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
-                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         message_fill(message, room, f"{ident}: " if ident else "")
         return engine.put(priority, message, append_nul, urgent)
 
@@ -154,14 +154,14 @@ cdef class Journal(Encoder):
         self.identifier = b""
 
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
-                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         cdef size_t longest = engine.longest_entry()
         cdef Py_ssize_t rest              # what the fields of our own end before
         cdef bytes others = self.constant
         cdef bint shortened = False
         cdef dict own
         cdef list found
-        cdef Caller caller
+        cdef CallSite call_site
         if call == NULL:
             attributes = record.__dict__
             own = attributes if type(attributes) is dict else dict(attributes)
@@ -182,11 +182,11 @@ cdef class Journal(Encoder):
             shortened |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
             shortened |= add_field(message, "EXCEPTION_TEXT=", exception_text(own), rest)
         else:
-            caller = find_caller(call.stacklevel)
+            call_site = find_caller(call.stacklevel)
             shortened |= add_field(message, "LOGGER=", <object>call.name, rest)
-            shortened |= add_field(message, "CODE_FILE=", caller.pathname, rest)
-            shortened |= add_field(message, "CODE_LINE=", caller.lineno, rest)
-            shortened |= add_field(message, "CODE_FUNC=", caller.function, rest)
+            shortened |= add_field(message, "CODE_FILE=", call_site.pathname, rest)
+            shortened |= add_field(message, "CODE_LINE=", call_site.lineno, rest)
+            shortened |= add_field(message, "CODE_FUNC=", call_site.function, rest)
             shortened |= add_field(message, "THREAD_NAME=", thread_name(), rest)
         message_add_whole(message, others)
         return engine.put_entry(priority, message, urgent, shortened)

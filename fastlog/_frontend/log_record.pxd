@@ -28,13 +28,13 @@ cdef enum Field:                      # what a LogRecord has, in the order in wh
     ASCTIME
     OTHER
 
-cdef struct Facts:
-    const unsigned char *fields       # the ones that are read
+cdef struct RecordFields:
+    const unsigned char *indexes      # the ones that are read
     int count                         # of them
     int held                          # so many are references, the others borrowed
     PyObject *values[FIELDS]          # by Field; of those that are not read: anything
 
-cdef struct Call:                     # references are borrowed from who makes the call
+cdef struct LogCall:                     # references are borrowed from who makes the call
     PyObject *name                    # of the logger
     PyObject *levelno
     long number                       # the same
@@ -45,23 +45,23 @@ cdef struct Call:                     # references are borrowed from who makes t
     long stacklevel
 
 
-cdef class Caller:
+cdef class CallSite:
     """Where the call stands in the source."""
     cdef object pathname, filename, module, lineno, function
 
 
-cdef bint facts_read(Facts *facts, dict attributes, const unsigned char *fields,
+cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *fields,
                      int count) except -1
-cdef void facts_hold(Facts *facts) noexcept
-cdef void facts_release(Facts *facts) noexcept
+cdef void fields_incref(RecordFields *record_fields) noexcept
+cdef void fields_decref(RecordFields *record_fields) noexcept
 cdef object call_args(PyObject *const *args, Py_ssize_t count)
 cdef double created_of(int64_t ns) noexcept
 cdef double msecs_of(int64_t ns) noexcept
 cdef object thread_ident()
 cdef object thread_name()
 cdef object process_id()
-cdef Caller find_caller(long stacklevel)
+cdef CallSite find_caller(long stacklevel)
 cdef bint class_is_stock() except -1
 cdef bint record_is_stock() except -1
 cdef object level_name(object level, long number)
-cdef object make_record(Call *call, object exc_info)
+cdef object make_record(LogCall *call, object exc_info)

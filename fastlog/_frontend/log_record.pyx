@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """What LogRecord.__init__ finds out, natively, and a LogRecord that has it.
 
-The facts are those of CPython, Lib/logging/__init__.py: LogRecord, Logger.findCaller.
+The record_fields are those of CPython, Lib/logging/__init__.py: LogRecord, Logger.findCaller.
 """
 import logging
 import os
@@ -77,7 +77,7 @@ cdef dict template = dict(vars(_record))
 del template["message"], template["asctime"], _record
 
 
-cdef class Origin:
+cdef class SourceFile:
     """What a source file's name tells."""
     cdef object filename, module
     cdef object source                # the logging._srcfile that it was made for
@@ -85,78 +85,78 @@ cdef class Origin:
 
 
 # By co_filename. Programs that make code up as they go have names without end.
-cdef dict origins = {}
+cdef dict source_files = {}
 cdef enum:
-    ORIGINS_MAX = 1000
+    SOURCE_FILES_MAX = 1000
 
 
-cdef Origin new_origin(object pathname, object source):
-    cdef Origin origin = Origin()
-    origin.source = source
+cdef SourceFile new_source_file(object pathname, object source):
+    cdef SourceFile source_file = SourceFile()
+    source_file.source = source
     try:
-        origin.filename = os.path.basename(pathname)
-        origin.module = os.path.splitext(origin.filename)[0]
+        source_file.filename = os.path.basename(pathname)
+        source_file.module = os.path.splitext(source_file.filename)[0]
     except (TypeError, ValueError, AttributeError):
-        origin.filename = pathname
-        origin.module = "Unknown module"
+        source_file.filename = pathname
+        source_file.module = "Unknown module"
     name = os.path.normcase(pathname)
-    origin.internal = name == source or (
+    source_file.internal = name == source or (
         not counts_internal_frames and "importlib" in name and "_bootstrap" in name)
-    if len(origins) >= ORIGINS_MAX:
-        origins.clear()
-    origins[pathname] = origin
-    return origin
+    if len(source_files) >= SOURCE_FILES_MAX:
+        source_files.clear()
+    source_files[pathname] = source_file
+    return source_file
 
 
-cdef inline Origin origin_of(object pathname, object source):
-    known = dict_find(origins, pathname, None)
-    if known is not None and (<Origin>known).source is source:
-        return <Origin>known
-    return new_origin(pathname, source)
+cdef inline SourceFile source_file_of(object pathname, object source):
+    known = dict_find(source_files, pathname, None)
+    if known is not None and (<SourceFile>known).source is source:
+        return <SourceFile>known
+    return new_source_file(pathname, source)
 
 
-cdef Caller unknown_caller():
-    cdef Caller caller = Caller()
-    cdef Origin origin = origin_of("(unknown file)", None)
-    caller.pathname, caller.lineno, caller.function = "(unknown file)", 0, "(unknown function)"
-    caller.filename, caller.module = origin.filename, origin.module
-    return caller
+cdef CallSite unknown_call_site():
+    cdef CallSite call_site = CallSite()
+    cdef SourceFile source_file = source_file_of("(unknown file)", None)
+    call_site.pathname, call_site.lineno, call_site.function = "(unknown file)", 0, "(unknown function)"
+    call_site.filename, call_site.module = source_file.filename, source_file.module
+    return call_site
 
 
-cdef Caller find_caller(long stacklevel):
+cdef CallSite find_caller(long stacklevel):
     """Where the code stands that called the native function: Logger.findCaller."""
     cdef PyObject *frame = <PyObject *>PyEval_GetFrame()
-    cdef Caller caller
-    cdef Origin origin
+    cdef CallSite call_site
+    cdef SourceFile source_file
     source = logging_names.get("_srcfile")
     if not source or frame == NULL:
-        return unknown_caller()
+        return unknown_call_site()
     held = <object>frame
     if counts_internal_frames:
         held = frame_back(held, stacklevel)
         code = code_of(held)
-        origin = origin_of(code.co_filename, source)
-        while origin.internal:
+        source_file = source_file_of(code.co_filename, source)
+        while source_file.internal:
             held = held.f_back
             if held is None:
-                return unknown_caller()
+                return unknown_call_site()
             code = code_of(held)
-            origin = origin_of(code.co_filename, source)
+            source_file = source_file_of(code.co_filename, source)
     else:
         while True:
             code = code_of(held)
-            origin = origin_of(code.co_filename, source)
-            stacklevel -= not origin.internal
+            source_file = source_file_of(code.co_filename, source)
+            stacklevel -= not source_file.internal
             outer = held.f_back if stacklevel > 0 else None
             if outer is None:
                 break
             held = outer
-    caller = Caller()
-    caller.pathname = code.co_filename
-    caller.filename, caller.module = origin.filename, origin.module
-    caller.lineno = PyFrame_GetLineNumber(<PyFrameObject *><PyObject *>held)
-    caller.function = code.co_name
-    return caller
+    call_site = CallSite()
+    call_site.pathname = code.co_filename
+    call_site.filename, call_site.module = source_file.filename, source_file.module
+    call_site.lineno = PyFrame_GetLineNumber(<PyFrameObject *><PyObject *>held)
+    call_site.function = code.co_name
+    return call_site
 
 
 cdef object code_of(object frame):
@@ -185,53 +185,53 @@ cdef bint known_order = field_names == [
     "thread", "threadName", "processName", "process"]
 
 
-cdef bint facts_read(Facts *facts, dict attributes, const unsigned char *fields,
+cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *fields,
                      int count) except -1:
-    """Read so many attributes, named by their numbers, which ascend and outlive `facts`.
+    """Read so many attributes, named by their numbers, which ascend and outlive `record_fields`.
 
     Returns False if they do not stand where LogRecord.__init__ puts them. Else they are
-    borrowed: facts_hold() must come before any code that could change the record.
+    borrowed: fields_incref() must come before any code that could change the record.
     """
-    facts.fields = fields
-    facts.count = count
-    facts.held = 0
+    record_fields.indexes = fields
+    record_fields.count = count
+    record_fields.held = 0
     if not known_order:
         return False
     if not FREE_THREADED:
-        return facts_find(facts, attributes)
+        return fields_find(record_fields, attributes)
     # Any code can run meanwhile, in other threads.
     with cython.critical_section(attributes):
-        if not facts_find(facts, attributes):
+        if not fields_find(record_fields, attributes):
             return False
-        facts_hold(facts)
+        fields_incref(record_fields)
     return True
 
 
-cdef inline bint facts_find(Facts *facts, dict attributes) noexcept:
+cdef inline bint fields_find(RecordFields *record_fields, dict attributes) noexcept:
     """By their places in the dict, without a look-up: what stands there has to have the name."""
     cdef Py_ssize_t position
     cdef PyObject *key
     cdef int i, field
-    for i in range(facts.count):
-        field = facts.fields[i]
+    for i in range(record_fields.count):
+        field = record_fields.indexes[i]
         position = field
-        if (not PyDict_Next(attributes, &position, &key, &facts.values[field])
+        if (not PyDict_Next(attributes, &position, &key, &record_fields.values[field])
                 or key != PyList_GET_ITEM(field_names, field)):
             return False
     return True
 
 
-cdef void facts_hold(Facts *facts) noexcept:
-    """Take references to all. Until facts_release()."""
-    while facts.held < facts.count:
-        Py_INCREF(<object>facts.values[facts.fields[facts.held]])
-        facts.held += 1
+cdef void fields_incref(RecordFields *record_fields) noexcept:
+    """Take references to all. Until fields_decref()."""
+    while record_fields.held < record_fields.count:
+        Py_INCREF(<object>record_fields.values[record_fields.indexes[record_fields.held]])
+        record_fields.held += 1
 
 
-cdef void facts_release(Facts *facts) noexcept:
-    while facts.held:
-        facts.held -= 1
-        Py_DECREF(<object>facts.values[facts.fields[facts.held]])
+cdef void fields_decref(RecordFields *record_fields) noexcept:
+    while record_fields.held:
+        record_fields.held -= 1
+        Py_DECREF(<object>record_fields.values[record_fields.indexes[record_fields.held]])
 
 
 # --- a call that has no LogRecord yet ----------------------------------------------------------
@@ -343,21 +343,21 @@ cdef object relative_created(int64_t ns):
     return (ns - start) / 1e6 if counts_ns else (created_of(ns) - start) * 1000
 
 
-cdef object make_record(Call *call, object exc_info):
+cdef object make_record(LogCall *call, object exc_info):
     """The LogRecord of a call that findCaller would find."""
-    cdef Caller caller = find_caller(call.stacklevel)
+    cdef CallSite call_site = find_caller(call.stacklevel)
     cdef dict values = PyDict_Copy(template)
     values["name"] = <object>call.name
     values["msg"] = <object>call.msg
     values["args"] = <object>call.args
     values["levelname"] = <object>call.levelname
     values["levelno"] = <object>call.levelno
-    values["pathname"] = caller.pathname
-    values["filename"] = caller.filename
-    values["module"] = caller.module
+    values["pathname"] = call_site.pathname
+    values["filename"] = call_site.filename
+    values["module"] = call_site.module
     values["exc_info"] = exc_info
-    values["lineno"] = caller.lineno
-    values["funcName"] = caller.function
+    values["lineno"] = call_site.lineno
+    values["funcName"] = call_site.function
     values["created"] = created_of(call.time)
     values["msecs"] = msecs_of(call.time)
     values["relativeCreated"] = relative_created(call.time)

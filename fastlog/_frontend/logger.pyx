@@ -17,7 +17,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastlog._backend.atomics cimport add_seq_cst, atomic_u64, load_acquire
 from fastlog._frontend.emit cimport Snapshot, emit_call, find_snapshot, takes_calls
-from fastlog._frontend.log_record cimport Call, call_args, level_name, make_record, record_is_stock
+from fastlog._frontend.log_record cimport LogCall, call_args, level_name, make_record, record_is_stock
 from fastlog._engine.freethreading cimport dict_find, list_first
 from fastlog._frontend.dict_guard cimport PyTypeObject, class_tag, given_tag
 
@@ -228,7 +228,7 @@ cdef object log(object self, str name, object level, PyObject *const *args, Py_s
     """Logger.info and its like. args: all of them; the message is the one at `first`."""
     cdef Route route = route_of(self)
     cdef Options options
-    cdef Call call
+    cdef LogCall call
     cdef int overflow
     options.exc_info = options.extra = <PyObject *>None
     options.stacklevel = 1
@@ -253,7 +253,7 @@ cdef object log(object self, str name, object level, PyObject *const *args, Py_s
     return leave_to_stdlib(self, name, args, count, names)
 
 
-cdef bint emit(Route route, Call *call, Options *options) except -1:
+cdef bint emit(Route route, LogCall *call, Options *options) except -1:
     """Emit the call without a LogRecord, unless somebody needs one: then return False.
 
     That is done only for a single handler, as nearly all programs have. Between two, code
@@ -289,7 +289,7 @@ cdef bint emit(Route route, Call *call, Options *options) except -1:
     return True
 
 
-cdef object record_of(Call *call, Options *options):
+cdef object record_of(LogCall *call, Options *options):
     """Logger.makeRecord."""
     cdef dict values
     exc_info = <object>options.exc_info

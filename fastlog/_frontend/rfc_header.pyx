@@ -16,7 +16,7 @@ from posix.unistd cimport getpid
 from fastlog._core cimport Engine
 from fastlog._frontend.emit cimport Encoder
 from fastlog._engine.message cimport Message, message_fill
-from fastlog._frontend.log_record cimport Call, created_of
+from fastlog._frontend.log_record cimport LogCall, created_of
 
 cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -101,7 +101,7 @@ cdef class Header(Encoder):
         self.second = -1
 
     cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
-                 unsigned int priority, bint urgent, object record, Call *call) except -1:
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         created = record.__dict__.get("created") if call == NULL else created_of(call.time)
         message_fill(message, room, self.render(created, record))
         return engine.put(priority, message, append_nul, urgent)
