@@ -67,4 +67,4 @@ def _change_classes(changes: dict[type[logging.Logger], type[logging.Logger]]) -
     for logger in [manager.root, *manager.loggerDict.copy().values()]:
         if type(logger) in changes:
             logger.__class__ = changes[type(logger)]  # type: ignore[index]
-    _logger.forget_routes()
+    _logger.invalidate_plans()

@@ -4,7 +4,7 @@
 These are methods of fastlog.Logger. They do what the standard library's do
 (CPython, Lib/logging/__init__.py, class Logger). What a call meets on its way,
 the logger's own attributes, its ancestors and their handlers, is looked up once
-and kept as a *route*, until a logger or a handler changes.
+and kept as a *plan*, until a logger or a handler changes.
 """
 import logging
 import sys
@@ -58,12 +58,12 @@ cdef object is_enabled_method = None  # ours
 cdef atomic_u64 epoch
 
 
-cdef class Route:
+cdef class DispatchPlan:
     """What a logger's calls meet, as of now. It never changes."""
     cdef uint64_t epoch
     cdef unsigned int tag             # the class's when this was made
     cdef bint stock                   # nothing is overridden; else no other field is set
-    cdef bint whole                   # all ancestors tell their changes; else no `handlers`
+    cdef bint all_ancestors_notify                   # all ancestors tell their changes; else no `handlers`
     cdef bint disabled
     cdef object name
     cdef dict cache                   # the logger's: which levels are enabled
@@ -75,34 +75,34 @@ def set_attribute(self, name, value):
     """__setattr__: as usual, and the next call looks everything up anew."""
     cdef bint replaced = name == "handlers" and name in self.__dict__
     object.__setattr__(self, name, value)
-    forget_routes()
+    invalidate_plans()
     if replaced:
-        drop_routes()
+        drop_plans()
 
 
 def delete_attribute(self, name):
     """__delattr__, likewise."""
     object.__delattr__(self, name)
-    forget_routes()
+    invalidate_plans()
 
 
-def forget_routes():
-    """Have every logger look its route up anew."""
+def invalidate_plans():
+    """Have every logger look its plan up anew."""
     add_seq_cst(&epoch, 1)
 
 
-# By id(): the loggers that have a route.
-cdef object routed = weakref.WeakValueDictionary()
+# By id(): the loggers that have a plan.
+cdef object loggers_with_plans = weakref.WeakValueDictionary()
 
 
-cdef int drop_routes() except -1:
-    """From 3.14 on removeHandler() replaces the list: no route may keep the old one, and what is
+cdef int drop_plans() except -1:
+    """From 3.14 on removeHandler() replaces the list: no plan may keep the old one, and what is
     in it, alive.
     """
-    for reference in routed.valuerefs():
+    for reference in loggers_with_plans.valuerefs():
         logger = reference()
         if logger is not None:
-            logger.__dict__.pop("_fastlog_route", None)
+            logger.__dict__.pop("_fastlog_plan", None)
     return 0
 
 
@@ -116,7 +116,7 @@ cdef bint overrides_steps(object cls, dict own) except -1:
     return "isEnabledFor" in own or cls.isEnabledFor is not is_enabled_method
 
 
-cdef bint tells_changes(object logger) except -1:
+cdef bint notifies_on_change(object logger) except -1:
     """Whether no attribute of this logger can change unheard."""
     cls = type(logger)
     return (cls.__setattr__ is set_attribute
@@ -124,45 +124,45 @@ cdef bint tells_changes(object logger) except -1:
             and not any([hasattr(cls, name) for name in data]))
 
 
-cdef Route find_route(object self, dict own):
-    cdef Route route = Route()
-    route.epoch = load_acquire(&epoch)
-    route.tag = given_tag(type(self))
-    route.stock = (tells_changes(self) and not overrides_steps(type(self), own)
+cdef DispatchPlan make_plan(object self, dict own):
+    cdef DispatchPlan plan = DispatchPlan()
+    plan.epoch = load_acquire(&epoch)
+    plan.tag = given_tag(type(self))
+    plan.stock = (notifies_on_change(self) and not overrides_steps(type(self), own)
                    and type(self.filters) is list and type(self._cache) is dict)
-    if route.stock:
-        route.disabled = self.disabled
-        route.name = self.name
-        route.cache = self._cache
-        route.filters = self.filters
-        route.handlers = find_handlers(self)
-        route.whole = route.handlers is not None
-    own["_fastlog_route"] = route
-    routed[id(self)] = self
-    return route
+    if plan.stock:
+        plan.disabled = self.disabled
+        plan.name = self.name
+        plan.cache = self._cache
+        plan.filters = self.filters
+        plan.handlers = find_handlers(self)
+        plan.all_ancestors_notify = plan.handlers is not None
+    own["_fastlog_plan"] = plan
+    loggers_with_plans[id(self)] = self
+    return plan
 
 
 cdef list find_handlers(object logger):
     """The lists that Logger.callHandlers goes through, or None where one could change unheard."""
     cdef list found = []
     while logger:
-        if not tells_changes(logger) or type(logger.handlers) is not list:
+        if not notifies_on_change(logger) or type(logger.handlers) is not list:
             return None
         found.append(logger.handlers)
         logger = logger.parent if logger.propagate else None
     return found
 
 
-cdef inline Route route_of(object self):
+cdef inline DispatchPlan plan_of(object self):
     cdef dict own = PyObject_GenericGetDict(self, NULL)
-    cdef Route route
-    last = dict_find(own, "_fastlog_route", None)
-    if type(last) is Route:
-        route = <Route>last
-        if (route.epoch == load_acquire(&epoch) and route.tag == class_tag(type(self))
-                and route.tag != 0):
-            return route
-    return find_route(self, own)
+    cdef DispatchPlan plan
+    last = dict_find(own, "_fastlog_plan", None)
+    if type(last) is DispatchPlan:
+        plan = <DispatchPlan>last
+        if (plan.epoch == load_acquire(&epoch) and plan.tag == class_tag(type(self))
+                and plan.tag != 0):
+            return plan
+    return make_plan(self, own)
 
 
 # --- calls -------------------------------------------------------------------------------------
@@ -215,45 +215,45 @@ cdef inline int64_t time_now() noexcept:
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
-cdef bint is_enabled(object self, Route route, object level) except -1:
+cdef bint is_enabled(object self, DispatchPlan plan, object level) except -1:
     """Logger.isEnabledFor."""
-    if route.disabled or (handling is not None and getattr(handling, "in_progress", False)):
+    if plan.disabled or (handling is not None and getattr(handling, "in_progress", False)):
         return False
-    known = dict_find(route.cache, level, None)
+    known = dict_find(plan.cache, level, None)
     return known if known is not None else stock_calls["isEnabledFor"](self, level)
 
 
 cdef object log(object self, str name, object level, PyObject *const *args, Py_ssize_t first,
                 Py_ssize_t count, object names):
     """Logger.info and its like. args: all of them; the message is the one at `first`."""
-    cdef Route route = route_of(self)
+    cdef DispatchPlan plan = plan_of(self)
     cdef Options options
     cdef LogCall call
     cdef int overflow
     options.exc_info = options.extra = <PyObject *>None
     options.stacklevel = 1
-    if (route.stock and count > first and type(level) is int
+    if (plan.stock and count > first and type(level) is int
             and (names is None or read_options(&options, args + count, names))):
-        if not is_enabled(self, route, level):
+        if not is_enabled(self, plan, level):
             return None
         call.number = PyLong_AsLongAndOverflow(level, &overflow)
         levelname = level_name(level, call.number) if not overflow and record_is_stock() else None
         if levelname is not None:
             values = call_args(args + first + 1, count - first - 1)
-            call.name = <PyObject *>route.name
+            call.name = <PyObject *>plan.name
             call.levelno = <PyObject *>level
             call.levelname = <PyObject *>levelname
             call.msg = args[first]
             call.args = <PyObject *>values
             call.time = time_now()
             call.stacklevel = options.stacklevel
-            if not emit(route, &call, &options):
-                handle(self, route, record_of(&call, &options))
+            if not emit(plan, &call, &options):
+                handle(self, plan, record_of(&call, &options))
             return None
     return leave_to_stdlib(self, name, args, count, names)
 
 
-cdef bint emit(Route route, LogCall *call, Options *options) except -1:
+cdef bint emit(DispatchPlan plan, LogCall *call, Options *options) except -1:
     """Emit the call without a LogRecord, unless somebody needs one: then return False.
 
     That is done only for a single handler, as nearly all programs have. Between two, code
@@ -263,11 +263,11 @@ cdef bint emit(Route route, LogCall *call, Options *options) except -1:
     cdef object handler = None
     cdef Snapshot now
     cdef Py_ssize_t i, count
-    if (not route.whole or route.filters or options.extra != <PyObject *>None
+    if (not plan.all_ancestors_notify or plan.filters or options.extra != <PyObject *>None
             or <object>options.exc_info):
         return False
-    for i in range(len(route.handlers)):
-        handlers = <list>route.handlers[i]
+    for i in range(len(plan.handlers)):
+        handlers = <list>plan.handlers[i]
         count = len(handlers)
         if count > 1 or (count and handler is not None):
             return False
@@ -304,11 +304,11 @@ cdef object record_of(LogCall *call, Options *options):
     return record
 
 
-cdef int handle(object self, Route route, object record) except -1:
+cdef int handle(object self, DispatchPlan plan, object record) except -1:
     """Logger.handle and Logger.callHandlers."""
     cdef bint found = False
     cdef object logger = self
-    if route.filters or handling is not None:
+    if plan.filters or handling is not None:
         self.handle(record)
         return 0
     while logger:
@@ -372,9 +372,9 @@ cdef PyObject *native_log(PyObject *self, PyObject *const *args, Py_ssize_t coun
 
 cdef PyObject *native_is_enabled_for(PyObject *self, PyObject *const *args, Py_ssize_t count,
                                      PyObject *names) except NULL:
-    cdef Route route = route_of(<object>self)
-    if route.stock and count == 1 and names == NULL and type(<object>args[0]) is int:
-        return new_reference(is_enabled(<object>self, route, <object>args[0]))
+    cdef DispatchPlan plan = plan_of(<object>self)
+    if plan.stock and count == 1 and names == NULL and type(<object>args[0]) is int:
+        return new_reference(is_enabled(<object>self, plan, <object>args[0]))
     return new_reference(leave_to_stdlib(<object>self, "isEnabledFor", args, count,
                                          <object>names if names != NULL else None))
 

@@ -219,7 +219,7 @@ def test_only_loggers_have_its_methods():
 
 def test_attributes_are_those_of_the_stock_logger(log, sink):
     log.info("x")
-    assert set(vars(log)) - set(vars(logging.Logger("x"))) <= {"manager", "_fastlog_route"}
+    assert set(vars(log)) - set(vars(logging.Logger("x"))) <= {"manager", "_fastlog_plan"}
     del log.disabled
     with pytest.raises(AttributeError):
         log.info("without `disabled` the standard library fails, too")
