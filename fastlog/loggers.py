@@ -24,7 +24,7 @@ class Logger(logging.Logger):
     __delattr__ = _logger.delete_attribute
 
 
-_logger.equip(Logger)
+_logger.install_native_methods(Logger)
 
 
 class RootLogger(Logger, logging.RootLogger):

@@ -21,7 +21,7 @@ from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._frontend.formatter cimport Format, compile_format
 from fastlog._engine.message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
-from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, class_is_stock, fields_load,
+from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, record_class_is_unmodified, fields_load,
                               fields_decref, make_record)
 from fastlog._engine.freethreading cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
 from fastlog._frontend.dict_guard cimport PyTypeObject, Watch, class_tag, given_tag, watch_holds
@@ -34,7 +34,7 @@ cdef extern from "Python.h":
     void PyErr_SetExcInfo(PyObject *cls, PyObject *value, PyObject *traceback) noexcept
 
 cdef object Handler = logging.Handler
-cdef object stock_handle = Handler.handle
+cdef object stdlib_handle = Handler.handle
 cdef object Formatter = logging.Formatter
 cdef object LogRecord = logging.LogRecord
 
@@ -56,7 +56,7 @@ cdef enum:                            # Snapshot.state
 cdef bint returns_record = sys.version_info >= (3, 12)
 
 # The steps that may be overridden, and the functions that are not.
-cdef dict stock_steps = {
+cdef dict stdlib_steps = {
     "filter": logging.Filterer.filter,
     "format": logging.Handler.format,
     "mapPriority": logging.handlers.SysLogHandler.mapPriority,
@@ -72,9 +72,9 @@ cdef class Encoder:
 
 cdef bint overrides_steps(object cls, dict own) except -1:
     if (cls.emit is not emit or "emit" in own or cls.__setattr__ is not set_attribute
-            or Handler.handle is not stock_handle):
+            or Handler.handle is not stdlib_handle):
         return True
-    for name, function in stock_steps.items():
+    for name, function in stdlib_steps.items():
         if getattr(cls, name) is not function or name in own:
             return True
     return False
@@ -89,12 +89,12 @@ cdef Snapshot take_snapshot(object self, dict own):
     cdef uint64_t before = load_seq_cst(&assignments)
     cdef uint64_t made = MADE
     now.tag = given_tag(type(self))
-    now.stock = (type(self.priority_map) is dict and type(self.priority_names) is dict
+    now.is_unmodified = (type(self.priority_map) is dict and type(self.priority_names) is dict
                  and type(self.facility_names) is dict
                  and type(self.filters) is list
                  and not (<Engine>self._engine).adopting
                  and not overrides_steps(type(self), own))
-    if now.stock:
+    if now.is_unmodified:
         now.facility = self.facility
         now.facility_names = self.facility_names
         now.engine = self._engine
@@ -201,8 +201,8 @@ def handle(self, record):
     cdef int outcome
     try:
         now = snapshot_of(self)
-        if now.stock and not now.filters:
-            outcome = put_stock(now, self, record)
+        if now.is_unmodified and not now.filters:
+            outcome = put_unmodified(now, self, record)
         else:
             outcome = -1
     except Exception as error:
@@ -212,7 +212,7 @@ def handle(self, record):
         if outcome != PUT_ACCEPTED:
             self._follow_up(record, outcome)
         return record if returns_record else True
-    if type(self).emit is not emit or Handler.handle is not stock_handle:
+    if type(self).emit is not emit or Handler.handle is not stdlib_handle:
         return Handler.handle(self, record)
     passed = self.filter(record)
     if isinstance(passed, LogRecord):         # from 3.12 on a filter may replace it
@@ -228,7 +228,7 @@ def emit(self, record):
     cdef int outcome
     try:
         now = snapshot_of(self)
-        outcome = put_stock(now, self, record) if now.stock else put_overridden(self, record)
+        outcome = put_unmodified(now, self, record) if now.is_unmodified else put_overridden(self, record)
     except Exception as error:
         report(self, record, error)
         return
@@ -318,12 +318,12 @@ cdef unsigned int priority_of(Snapshot now, object levelname) except? 0:
     return now.last_priority
 
 
-cdef int put_stock(Snapshot now, object self, object record) except -1:
+cdef int put_unmodified(Snapshot now, object self, object record) except -1:
     cdef object attributes
     cdef RecordFields record_fields
     cdef Format format
     format = format_of(now)
-    if format is not None and type(record) is LogRecord and class_is_stock():
+    if format is not None and type(record) is LogRecord and record_class_is_unmodified():
         attributes = PyObject_GenericGetDict(record, NULL)
         if (format.steps is not None and type(attributes) is dict
                 and fields_load(&record_fields, attributes, format.reads, format.reads_count)):
@@ -377,7 +377,7 @@ cdef inline int put_message(Snapshot now, object self, Message *message, int roo
     cdef unsigned int priority
     if load_acquire(&now.state) != CURRENT:
         then = snapshot_of(self)
-        if not then.stock:
+        if not then.is_unmodified:
             then = now
     priority = priority_of(then, levelname)
     if then.encoder is not None:
@@ -407,7 +407,7 @@ cdef inline Format format_of(Snapshot now):
 cdef bint takes_calls(Snapshot now) except -1:
     """Whether emit_call() can do without a LogRecord what handle() would do with one."""
     cdef Format format
-    if not now.stock or not now.for_calls or now.filters:
+    if not now.is_unmodified or not now.for_calls or now.filters:
         return False
     format = format_of(now)
     return format is not None and format.for_calls

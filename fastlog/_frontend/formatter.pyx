@@ -49,7 +49,7 @@ cdef dict fields = {
 }
 cdef frozenset fields_of_calls = frozenset(fields.values()) - {RELATIVE_CREATED, PROCESS_NAME}
 
-cdef str STOCK_MSEC_FORMAT = logging.Formatter.default_msec_format
+cdef str STDLIB_MSEC_FORMAT = logging.Formatter.default_msec_format
 
 cdef object missing = object()
 
@@ -71,7 +71,7 @@ cdef frozenset record_attributes = frozenset(vars(LogRecord("", 0, "", 0, "", ()
 cdef tuple converters = (time.localtime, time.gmtime)
 
 # The methods that are done natively, and the attributes of a formatter that are read.
-cdef dict stock_methods = {
+cdef dict stdlib_methods = {
     cls: {name: getattr(cls, name) for name in names}
     for cls, *names in (
         (Formatter, "format", "formatTime", "formatException", "usesTime", "formatMessage",
@@ -150,11 +150,11 @@ cdef list style_steps(object style):
     return steps
 
 
-cdef bint is_stock(object formatter, object style) except -1:
-    if type(formatter) is not Formatter or type(style) not in stock_methods:
+cdef bint is_unmodified(object formatter, object style) except -1:
+    if type(formatter) is not Formatter or type(style) not in stdlib_methods:
         return False
     for cls in (Formatter, type(style), Template):
-        for name, function in stock_methods[cls].items():
+        for name, function in stdlib_methods[cls].items():
             if getattr(cls, name) is not function:
                 return False
     for name in vars(formatter):
@@ -175,11 +175,11 @@ cdef Format compile_format(object formatter):
     format.watch = Watch()
     format.watch.add_attributes(formatter)
     format.watch.add(vars(time), ("strftime", "tzname"))      # the latter is time.tzset()'s
-    if type(style) in stock_methods:
+    if type(style) in stdlib_methods:
         format.watch.add_attributes(style)
         if type(style._defaults) is dict:
             format.watch.add(style._defaults, None)
-    if is_stock(formatter, style):
+    if is_unmodified(formatter, style):
         format.converter = formatter.converter
         format.time_format = formatter.datefmt or formatter.default_time_format
         format.msec_format = None if formatter.datefmt else formatter.default_msec_format
@@ -336,7 +336,7 @@ cdef class Format:
                 message_add_bytes(out, step.bytes, <size_t>step.size)
             elif step.field == MESSAGE and step.plain:
                 merge_into(out, <object>call.msg, <object>call.args)
-            elif step.field == ASCTIME and step.plain and self.msec_format == STOCK_MSEC_FORMAT:
+            elif step.field == ASCTIME and step.plain and self.msec_format == STDLIB_MSEC_FORMAT:
                 self.add_asctime(call.time, out)
             else:
                 if call_site is None and step.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
@@ -349,7 +349,7 @@ cdef class Format:
         text = self.text_of_second(created)
         if not self.msec_format:
             return text
-        if (self.msec_format == STOCK_MSEC_FORMAT and type(msecs) is float
+        if (self.msec_format == STDLIB_MSEC_FORMAT and type(msecs) is float
                 and 0 <= <double>msecs < 1000):
             return with_msecs(text, <int>(<double>msecs))
         return self.msec_format % (text, msecs)

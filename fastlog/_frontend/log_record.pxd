@@ -61,7 +61,7 @@ cdef object thread_ident()
 cdef object thread_name()
 cdef object process_id()
 cdef CallSite find_caller(long stacklevel)
-cdef bint class_is_stock() except -1
-cdef bint record_is_stock() except -1
+cdef bint record_class_is_unmodified() except -1
+cdef bint can_make_record() except -1
 cdef object level_name(object level, long number)
 cdef object make_record(LogCall *call, object exc_info)

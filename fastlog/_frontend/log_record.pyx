@@ -30,18 +30,18 @@ cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) noexcept
 
 cdef object LogRecord = logging.LogRecord
-cdef dict stock_methods = {name: getattr(LogRecord, name) for name in (
+cdef dict stdlib_methods = {name: getattr(LogRecord, name) for name in (
     "__init__", "__new__", "__setattr__", "__getattribute__", "getMessage")}
-cdef atomic_u64 stock_tag             # LogRecord's when it was last found to be stock
+cdef atomic_u64 unmodified_version             # LogRecord's when it was last found to be stock
 cdef dict logging_names = vars(logging)
 cdef dict time_names = vars(time)
 
 # Which clock LogRecord reads, and how it computes with it.
 cdef bint counts_ns = sys.version_info >= (3, 13)
 cdef str clock_name = "time_ns" if counts_ns else "time"
-cdef object stock_clock = time_names[clock_name]
-if type(stock_clock) is not type(len):        # it is somebody's for tests already
-    stock_clock = None
+cdef object stdlib_clock = time_names[clock_name]
+if type(stdlib_clock) is not type(len):        # it is somebody's for tests already
+    stdlib_clock = None
 # How findCaller counts stacklevel: frames of the logging module, too.
 cdef bint counts_internal_frames = sys.version_info < (3, 11)
 cdef bint has_task_name = sys.version_info >= (3, 12)
@@ -50,15 +50,15 @@ cdef bint has_task_name = sys.version_info >= (3, 12)
 cdef frozenset no_mappings = frozenset({str, int, float, bool, type(None), tuple, list, bytes})
 
 # Names in the logging module that a call depends on.
-cdef dict stock_names = {name: logging_names[name] for name in (
+cdef dict stdlib_names = {name: logging_names[name] for name in (
     "getLevelName", "_levelToName", "LogRecord", "collections", "os", "sys", "threading", "time")}
 for _name in ("_is_internal_frame", "currentframe"):
     if _name in logging_names:
-        stock_names[_name] = logging_names[_name]
-stock_names["_logRecordFactory"] = LogRecord
+        stdlib_names[_name] = logging_names[_name]
+stdlib_names["_logRecordFactory"] = LogRecord
 cdef Watch surroundings = Watch()     # of them and the clock
-surroundings.expect(logging_names, stock_names, False)
-surroundings.expect(time_names, {clock_name: stock_clock}, False)
+surroundings.expect(logging_names, stdlib_names, False)
+surroundings.expect(time_names, {clock_name: stdlib_clock}, False)
 
 cdef dict level_names = logging._levelToName
 cdef enum:
@@ -305,27 +305,27 @@ cdef object task_name():
         return None
 
 
-cdef bint class_is_stock() except -1:
+cdef bint record_class_is_unmodified() except -1:
     """Whether LogRecord is as CPython has it."""
     cdef unsigned int tag = class_tag(LogRecord)
-    if tag == 0 or load_relaxed(&stock_tag) != tag:
+    if tag == 0 or load_relaxed(&unmodified_version) != tag:
         tag = given_tag(LogRecord)
-        for name, function in stock_methods.items():
+        for name, function in stdlib_methods.items():
             if getattr(LogRecord, name) is not function:
                 return False
         if not template.keys().isdisjoint(vars(LogRecord)):   # a property in an attribute's place
             return False
-        store_relaxed(&stock_tag, tag)
+        store_relaxed(&unmodified_version, tag)
     return True
 
 
-cdef bint record_is_stock() except -1:
+cdef bint can_make_record() except -1:
     """Whether a call would make a LogRecord as make_record() does."""
-    return watch_holds(surroundings) and class_is_stock()
+    return watch_holds(surroundings) and record_class_is_unmodified()
 
 
 cdef object level_name(object level, long number):
-    """The name of a level, None for one without. After record_is_stock()."""
+    """The name of a level, None for one without. After can_make_record()."""
     global names_watch
     if FREE_THREADED:
         return dict_find(level_names, level, None)

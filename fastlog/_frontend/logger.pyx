@@ -17,7 +17,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastlog._backend.atomics cimport add_seq_cst, atomic_u64, load_acquire
 from fastlog._frontend.emit cimport Snapshot, emit_call, find_snapshot, takes_calls
-from fastlog._frontend.log_record cimport LogCall, call_args, level_name, make_record, record_is_stock
+from fastlog._frontend.log_record cimport LogCall, call_args, level_name, make_record, can_make_record
 from fastlog._engine.freethreading cimport dict_find, list_first
 from fastlog._frontend.dict_guard cimport PyTypeObject, class_tag, given_tag
 
@@ -34,20 +34,20 @@ cdef extern from "Python.h":
     int METH_KEYWORDS
     object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)
 
-cdef object StockLogger = logging.Logger
+cdef object StdlibLogger = logging.Logger
 
 # Methods that a subclass, an instance or a patch may replace: then the standard library's
 # code runs, and calls them. Those that are replaced here are looked up in its class.
-cdef dict stock_steps = {name: vars(StockLogger)[name] for name in (
+cdef dict stdlib_steps = {name: vars(StdlibLogger)[name] for name in (
     "_log", "makeRecord", "findCaller", "handle", "callHandlers", "getEffectiveLevel")}
-stock_steps["filter"] = logging.Filterer.filter
+stdlib_steps["filter"] = logging.Filterer.filter
 # Some versions (3.13.5 is one) drop what is logged while a record is handled,
 # in the same thread, and keep there that one is.
-cdef object handling = getattr(StockLogger, "_tls", None) if hasattr(
-    StockLogger, "_is_disabled") else None
+cdef object handling = getattr(StdlibLogger, "_tls", None) if hasattr(
+    StdlibLogger, "_is_disabled") else None
 if handling is not None:
-    stock_steps["_is_disabled"] = vars(StockLogger)["_is_disabled"]
-cdef dict stock_calls = {name: vars(StockLogger)[name] for name in (
+    stdlib_steps["_is_disabled"] = vars(StdlibLogger)["_is_disabled"]
+cdef dict stdlib_calls = {name: vars(StdlibLogger)[name] for name in (
     "debug", "info", "warning", "error", "critical", "log", "isEnabledFor")}
 cdef frozenset data = frozenset({
     "name", "level", "parent", "propagate", "handlers", "filters", "disabled", "_cache"})
@@ -62,7 +62,7 @@ cdef class DispatchPlan:
     """What a logger's calls meet, as of now. It never changes."""
     cdef uint64_t epoch
     cdef unsigned int tag             # the class's when this was made
-    cdef bint stock                   # nothing is overridden; else no other field is set
+    cdef bint is_unmodified                   # nothing is overridden; else no other field is set
     cdef bint all_ancestors_notify                   # all ancestors tell their changes; else no `handlers`
     cdef bint disabled
     cdef object name
@@ -107,11 +107,11 @@ cdef int drop_plans() except -1:
 
 
 cdef bint overrides_steps(object cls, dict own) except -1:
-    for name, function in stock_steps.items():
+    for name, function in stdlib_steps.items():
         if getattr(cls, name) is not function or name in own:
             return True
-    for name, function in stock_calls.items():
-        if vars(StockLogger).get(name) is not function:
+    for name, function in stdlib_calls.items():
+        if vars(StdlibLogger).get(name) is not function:
             return True
     return "isEnabledFor" in own or cls.isEnabledFor is not is_enabled_method
 
@@ -128,9 +128,9 @@ cdef DispatchPlan make_plan(object self, dict own):
     cdef DispatchPlan plan = DispatchPlan()
     plan.epoch = load_acquire(&epoch)
     plan.tag = given_tag(type(self))
-    plan.stock = (notifies_on_change(self) and not overrides_steps(type(self), own)
+    plan.is_unmodified = (notifies_on_change(self) and not overrides_steps(type(self), own)
                    and type(self.filters) is list and type(self._cache) is dict)
-    if plan.stock:
+    if plan.is_unmodified:
         plan.disabled = self.disabled
         plan.name = self.name
         plan.cache = self._cache
@@ -192,14 +192,14 @@ cdef bint read_options(Options *options, PyObject *const *values, object names) 
     return True
 
 
-cdef object leave_to_stdlib(object self, str name, PyObject *const *args, Py_ssize_t count,
+cdef object fallback_to_stdlib(object self, str name, PyObject *const *args, Py_ssize_t count,
                             object names):
     cdef Py_ssize_t i
     values = [<object>args[i] for i in range(count)]
     options = {}
     if names is not None:
         options = {names[i]: <object>args[count + i] for i in range(len(names))}
-    return getattr(StockLogger, name)(self, *values, **options)
+    return getattr(StdlibLogger, name)(self, *values, **options)
 
 
 cdef object exception_of(object exc_info):
@@ -220,7 +220,7 @@ cdef bint is_enabled(object self, DispatchPlan plan, object level) except -1:
     if plan.disabled or (handling is not None and getattr(handling, "in_progress", False)):
         return False
     known = dict_find(plan.cache, level, None)
-    return known if known is not None else stock_calls["isEnabledFor"](self, level)
+    return known if known is not None else stdlib_calls["isEnabledFor"](self, level)
 
 
 cdef object log(object self, str name, object level, PyObject *const *args, Py_ssize_t first,
@@ -232,12 +232,12 @@ cdef object log(object self, str name, object level, PyObject *const *args, Py_s
     cdef int overflow
     options.exc_info = options.extra = <PyObject *>None
     options.stacklevel = 1
-    if (plan.stock and count > first and type(level) is int
+    if (plan.is_unmodified and count > first and type(level) is int
             and (names is None or read_options(&options, args + count, names))):
         if not is_enabled(self, plan, level):
             return None
         call.number = PyLong_AsLongAndOverflow(level, &overflow)
-        levelname = level_name(level, call.number) if not overflow and record_is_stock() else None
+        levelname = level_name(level, call.number) if not overflow and can_make_record() else None
         if levelname is not None:
             values = call_args(args + first + 1, count - first - 1)
             call.name = <PyObject *>plan.name
@@ -250,7 +250,7 @@ cdef object log(object self, str name, object level, PyObject *const *args, Py_s
             if not emit(plan, &call, &options):
                 handle(self, plan, record_of(&call, &options))
             return None
-    return leave_to_stdlib(self, name, args, count, names)
+    return fallback_to_stdlib(self, name, args, count, names)
 
 
 cdef bint emit(DispatchPlan plan, LogCall *call, Options *options) except -1:
@@ -373,9 +373,9 @@ cdef PyObject *native_log(PyObject *self, PyObject *const *args, Py_ssize_t coun
 cdef PyObject *native_is_enabled_for(PyObject *self, PyObject *const *args, Py_ssize_t count,
                                      PyObject *names) except NULL:
     cdef DispatchPlan plan = plan_of(<object>self)
-    if plan.stock and count == 1 and names == NULL and type(<object>args[0]) is int:
+    if plan.is_unmodified and count == 1 and names == NULL and type(<object>args[0]) is int:
         return new_reference(is_enabled(<object>self, plan, <object>args[0]))
-    return new_reference(leave_to_stdlib(<object>self, "isEnabledFor", args, count,
+    return new_reference(fallback_to_stdlib(<object>self, "isEnabledFor", args, count,
                                          <object>names if names != NULL else None))
 
 
@@ -405,7 +405,7 @@ define(6, "isEnabledFor", <void *>native_is_enabled_for,
        "isEnabledFor($self, level)\n--\n\nWhether this logger handles records of a level.")
 
 
-def equip(cls):
+def install_native_methods(cls):
     """Give the class the native methods."""
     global is_enabled_method
     cdef int i
