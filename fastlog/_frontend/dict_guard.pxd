@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed
 
 cdef extern from "_frontend/dict_guard.h":
-    uint64_t watch_read(const uint64_t *number) noexcept
+    uint64_t dict_version_read(const uint64_t *number) noexcept
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -13,32 +13,32 @@ cdef extern from "Python.h":
         object (*tp_alloc)(PyTypeObject *cls, Py_ssize_t count)
 
 cdef enum:
-    NUMBERS_MAX = 8
+    VERSIONS_MAX = 8
 
-cdef class Watch:
+cdef class DictGuard:
     cdef list dicts                   # each, the keys that matter and their values
-    cdef list untold                  # likewise; no number tells of these
+    cdef list unversioned                  # likewise; no number tells of these
     cdef int count
-    cdef const uint64_t *numbers[NUMBERS_MAX]
-    cdef atomic_u64 seen[NUMBERS_MAX]
+    cdef const uint64_t *versions[VERSIONS_MAX]
+    cdef atomic_u64 last_seen[VERSIONS_MAX]
 
     cdef int add(self, dict watched, object keys) except -1
     cdef int add_attributes(self, object owner) except -1
     cdef int expect(self, dict watched, dict values, bint whole) except -1
-    cdef bint look(self) except -1
+    cdef bint recheck(self) except -1
 
 
-cdef bint all_hold(list dicts) except -1
+cdef bint all_valid(list dicts) except -1
 
 
-cdef inline bint watch_holds(Watch watch) except -1:
+cdef inline bint guard_is_valid(DictGuard guard) except -1:
     """Whether all is as it was. A few loads, unless a dict was changed."""
     cdef int i
-    if watch.untold is not None and not all_hold(watch.untold):
+    if guard.unversioned is not None and not all_valid(guard.unversioned):
         return False
-    for i in range(watch.count):
-        if watch_read(watch.numbers[i]) != load_relaxed(&watch.seen[i]):
-            return watch.look()
+    for i in range(guard.count):
+        if dict_version_read(guard.versions[i]) != load_relaxed(&guard.last_seen[i]):
+            return guard.recheck()
     return True
 
 

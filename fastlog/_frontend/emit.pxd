@@ -4,7 +4,7 @@ from fastlog._core cimport Engine
 from fastlog._frontend.formatter cimport Format
 from fastlog._engine.message cimport Message
 from fastlog._frontend.log_record cimport LogCall
-from fastlog._frontend.dict_guard cimport Watch
+from fastlog._frontend.dict_guard cimport DictGuard
 
 cdef class Encoder:
     """What a protocol puts around the text of a record. Modules that are imported when wanted."""
@@ -26,7 +26,7 @@ cdef class Snapshot:
     cdef long level_number, urgent_number
     cdef Engine engine
     cdef object facility              # number or name
-    cdef Watch priorities             # of the three dicts
+    cdef DictGuard priorities             # of the three dicts
     cdef dict priority_map, priority_names, facility_names
     cdef object last_levelname        # and what was found there for it
     cdef unsigned int last_priority

@@ -24,7 +24,7 @@ from fastlog._engine.message cimport (Message, message_add, message_begin, messa
 from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, record_class_is_unmodified, fields_load,
                               fields_decref, make_record)
 from fastlog._engine.freethreading cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
-from fastlog._frontend.dict_guard cimport PyTypeObject, Watch, class_tag, given_tag, watch_holds
+from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, class_tag, given_tag, guard_is_valid
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -107,7 +107,7 @@ cdef Snapshot take_snapshot(object self, dict own):
         now.formatter = self.formatter or None
         now.filters = self.filters
         now.last_levelname = nothing
-        now.priorities = watch_priorities(now)
+        now.priorities = guard_priorities(now)
         now.for_calls = (type(self).handle is handle and "handle" not in own
                          and is_plain_level(self.level) and is_plain_level(self.urgent_level))
         if now.for_calls:
@@ -293,20 +293,20 @@ cdef object format_locked(object self, object record):
         self.release()
 
 
-cdef Watch watch_priorities(Snapshot now):
-    cdef Watch watch = Watch()
-    watch.add(now.priority_map, None)
-    watch.add(now.priority_names, None)
-    watch.add(now.facility_names, None)
-    return watch
+cdef DictGuard guard_priorities(Snapshot now):
+    cdef DictGuard guard = DictGuard()
+    guard.add(now.priority_map, None)
+    guard.add(now.priority_names, None)
+    guard.add(now.facility_names, None)
+    return guard
 
 
 cdef unsigned int priority_of(Snapshot now, object levelname) except? 0:
     """encodePriority(facility, mapPriority(levelname))"""
-    cdef bint known = watch_holds(now.priorities)
+    cdef bint known = guard_is_valid(now.priorities)
     if not known or now.last_levelname is not levelname:
         if not known:
-            now.priorities = watch_priorities(now)
+            now.priorities = guard_priorities(now)
         severity = now.priority_map.get(levelname, "warning")
         if isinstance(severity, str):
             severity = now.priority_names[severity]

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t
 
 from fastlog._engine.message cimport Message
 from fastlog._frontend.log_record cimport FIELDS, LogCall, RecordFields
-from fastlog._frontend.dict_guard cimport Watch
+from fastlog._frontend.dict_guard cimport DictGuard
 
 cdef class Format:
     cdef object formatter, style_class
@@ -13,7 +13,7 @@ cdef class Format:
     cdef int reads_count
     cdef bint for_calls               # format_call() can do it
     cdef unsigned int formatter_tag, style_tag, template_tag
-    cdef Watch watch                  # of the formatter's and its style's attributes
+    cdef DictGuard guard                  # of the formatter's and its style's attributes
     cdef dict defaults                # or None
     cdef bint uses_time
     cdef object converter, time_format, msec_format

@@ -27,7 +27,7 @@ from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT,
                               created_of, fields_incref, find_caller, msecs_of, process_id,
                               thread_ident, thread_name)
 from fastlog._engine.freethreading cimport dict_find
-from fastlog._frontend.dict_guard cimport Watch, class_tag, given_tag, watch_holds
+from fastlog._frontend.dict_guard cimport DictGuard, class_tag, given_tag, guard_is_valid
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -172,13 +172,13 @@ cdef Format compile_format(object formatter):
     format.formatter_tag = given_tag(type(formatter))
     format.style_tag = given_tag(type(style))
     format.template_tag = given_tag(Template)
-    format.watch = Watch()
-    format.watch.add_attributes(formatter)
-    format.watch.add(vars(time), ("strftime", "tzname"))      # the latter is time.tzset()'s
+    format.guard = DictGuard()
+    format.guard.add_attributes(formatter)
+    format.guard.add(vars(time), ("strftime", "tzname"))      # the latter is time.tzset()'s
     if type(style) in stdlib_methods:
-        format.watch.add_attributes(style)
+        format.guard.add_attributes(style)
         if type(style._defaults) is dict:
-            format.watch.add(style._defaults, None)
+            format.guard.add(style._defaults, None)
     if is_unmodified(formatter, style):
         format.converter = formatter.converter
         format.time_format = formatter.datefmt or formatter.default_time_format
@@ -258,7 +258,7 @@ cdef class Format:
         return (self.formatter_tag == class_tag(type(self.formatter)) and self.formatter_tag != 0
                 and self.style_tag == class_tag(self.style_class) and self.style_tag != 0
                 and self.template_tag == class_tag(Template)
-                and watch_holds(self.watch))
+                and guard_is_valid(self.guard))
 
     cdef bint format_record(self, RecordFields *record_fields, dict attributes, Message *out) except -1:
         """What formatter.format() returns, and does to the record, of a plain LogRecord.

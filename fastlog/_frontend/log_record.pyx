@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t
 
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed, store_relaxed
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
-from fastlog._frontend.dict_guard cimport PyTypeObject, Watch, class_tag, given_tag, watch_holds
+from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, class_tag, given_tag, guard_is_valid
 
 cdef extern from "Python.h":
     ctypedef struct PyFrameObject
@@ -56,7 +56,7 @@ for _name in ("_is_internal_frame", "currentframe"):
     if _name in logging_names:
         stdlib_names[_name] = logging_names[_name]
 stdlib_names["_logRecordFactory"] = LogRecord
-cdef Watch surroundings = Watch()     # of them and the clock
+cdef DictGuard surroundings = DictGuard()     # of them and the clock
 surroundings.expect(logging_names, stdlib_names, False)
 surroundings.expect(time_names, {clock_name: stdlib_clock}, False)
 
@@ -64,7 +64,7 @@ cdef dict level_names = logging._levelToName
 cdef enum:
     USUAL_LEVELS = 6                  # NOTSET to CRITICAL
 cdef list usual_names = [None] * USUAL_LEVELS
-cdef Watch names_watch = None         # while usual_names are theirs
+cdef DictGuard level_names_guard = None         # while usual_names are theirs
 
 _record = LogRecord("", 0, "", 0, "", (), None)
 # Instances share their dict's keys (PEP 412), and each one that is made lets fewer be added: with
@@ -321,17 +321,17 @@ cdef bint record_class_is_unmodified() except -1:
 
 cdef bint can_make_record() except -1:
     """Whether a call would make a LogRecord as make_record() does."""
-    return watch_holds(surroundings) and record_class_is_unmodified()
+    return guard_is_valid(surroundings) and record_class_is_unmodified()
 
 
 cdef object level_name(object level, long number):
     """The name of a level, None for one without. After can_make_record()."""
-    global names_watch
+    global level_names_guard
     if FREE_THREADED:
         return dict_find(level_names, level, None)
-    if names_watch is None or not watch_holds(names_watch):
-        names_watch = Watch()
-        names_watch.add(level_names, None)
+    if level_names_guard is None or not guard_is_valid(level_names_guard):
+        level_names_guard = DictGuard()
+        level_names_guard.add(level_names, None)
         usual_names[:] = [level_names.get(10 * i) for i in range(USUAL_LEVELS)]
     if 0 <= number < 10 * USUAL_LEVELS and number % 10 == 0:
         return usual_names[number // 10]
