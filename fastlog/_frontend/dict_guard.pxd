@@ -42,7 +42,7 @@ cdef inline bint guard_is_valid(DictGuard guard) except -1:
     return True
 
 
-cdef inline unsigned int class_tag(object cls) noexcept:
+cdef inline unsigned int type_version(object cls) noexcept:
     """A number that CPython gives to one state of one class, 0 while it has none.
 
     tp_version_tag, Include/cpython/object.h: a change to the class or a base
@@ -51,9 +51,9 @@ cdef inline unsigned int class_tag(object cls) noexcept:
     return (<PyTypeObject *><PyObject *>cls).tp_version_tag
 
 
-cdef inline unsigned int given_tag(object cls) except? 0:
+cdef inline unsigned int ensure_type_version(object cls) except? 0:
     """The class's tag, which it now gets if it has none. Before it is looked at: what changes
     meanwhile takes it away again.
     """
     getattr(cls, "__doc__", None)
-    return class_tag(cls)
+    return type_version(cls)

@@ -20,7 +20,7 @@ cdef class Snapshot:
     Without a GIL each thread has its own, with what hangs on it.
     """
     cdef atomic_u64 state             # whether an attribute was assigned to since
-    cdef unsigned int tag             # the class's when this was made
+    cdef unsigned int type_version             # the class's when this was made
     cdef bint is_unmodified                   # nothing is overridden; else no other field is set
     cdef bint for_calls               # nor is handle(), and the levels are plain numbers:
     cdef long level_number, urgent_number

@@ -24,7 +24,7 @@ from fastlog._engine.message cimport (Message, message_add, message_begin, messa
 from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, record_class_is_unmodified, fields_load,
                               fields_decref, make_record)
 from fastlog._engine.freethreading cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
-from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, class_tag, given_tag, guard_is_valid
+from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, type_version, ensure_type_version, guard_is_valid
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -88,7 +88,7 @@ cdef Snapshot take_snapshot(object self, dict own):
     cdef Snapshot now = Snapshot()
     cdef uint64_t before = load_seq_cst(&assignments)
     cdef uint64_t made = MADE
-    now.tag = given_tag(type(self))
+    now.type_version = ensure_type_version(type(self))
     now.is_unmodified = (type(self.priority_map) is dict and type(self.priority_names) is dict
                  and type(self.facility_names) is dict
                  and type(self.filters) is list
@@ -133,8 +133,8 @@ cdef int keep_snapshot(dict own, Snapshot now) except -1:
 
 
 cdef bint snapshot_is_current(Snapshot now, object self) noexcept:
-    return (load_acquire(&now.state) == CURRENT and now.tag == class_tag(type(self))
-            and now.tag != 0)
+    return (load_acquire(&now.state) == CURRENT and now.type_version == type_version(type(self))
+            and now.type_version != 0)
 
 
 cdef inline Snapshot kept_snapshot(object self, dict own):

@@ -12,7 +12,7 @@ cdef class Format:
     cdef unsigned char reads[FIELDS]  # of a record's attributes, see RecordFields; so many:
     cdef int reads_count
     cdef bint for_calls               # format_call() can do it
-    cdef unsigned int formatter_tag, style_tag, template_tag
+    cdef unsigned int formatter_version, style_version, template_version
     cdef DictGuard guard                  # of the formatter's and its style's attributes
     cdef dict defaults                # or None
     cdef bint uses_time

@@ -27,7 +27,7 @@ from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT,
                               created_of, fields_incref, find_caller, msecs_of, process_id,
                               thread_ident, thread_name)
 from fastlog._engine.freethreading cimport dict_find
-from fastlog._frontend.dict_guard cimport DictGuard, class_tag, given_tag, guard_is_valid
+from fastlog._frontend.dict_guard cimport DictGuard, type_version, ensure_type_version, guard_is_valid
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -169,9 +169,9 @@ cdef Format compile_format(object formatter):
     style = formatter._style
     format.formatter = formatter
     format.style_class = type(style)
-    format.formatter_tag = given_tag(type(formatter))
-    format.style_tag = given_tag(type(style))
-    format.template_tag = given_tag(Template)
+    format.formatter_version = ensure_type_version(type(formatter))
+    format.style_version = ensure_type_version(type(style))
+    format.template_version = ensure_type_version(Template)
     format.guard = DictGuard()
     format.guard.add_attributes(formatter)
     format.guard.add(vars(time), ("strftime", "tzname"))      # the latter is time.tzset()'s
@@ -255,9 +255,9 @@ cdef class Format:
 
     cdef bint is_current(self) except -1:
         """Whether the formatter is as it was when this was made of it."""
-        return (self.formatter_tag == class_tag(type(self.formatter)) and self.formatter_tag != 0
-                and self.style_tag == class_tag(self.style_class) and self.style_tag != 0
-                and self.template_tag == class_tag(Template)
+        return (self.formatter_version == type_version(type(self.formatter)) and self.formatter_version != 0
+                and self.style_version == type_version(self.style_class) and self.style_version != 0
+                and self.template_version == type_version(Template)
                 and guard_is_valid(self.guard))
 
     cdef bint format_record(self, RecordFields *record_fields, dict attributes, Message *out) except -1:

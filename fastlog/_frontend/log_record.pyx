@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t
 
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed, store_relaxed
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
-from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, class_tag, given_tag, guard_is_valid
+from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, type_version, ensure_type_version, guard_is_valid
 
 cdef extern from "Python.h":
     ctypedef struct PyFrameObject
@@ -307,9 +307,9 @@ cdef object task_name():
 
 cdef bint record_class_is_unmodified() except -1:
     """Whether LogRecord is as CPython has it."""
-    cdef unsigned int tag = class_tag(LogRecord)
+    cdef unsigned int tag = type_version(LogRecord)
     if tag == 0 or load_relaxed(&unmodified_version) != tag:
-        tag = given_tag(LogRecord)
+        tag = ensure_type_version(LogRecord)
         for name, function in stdlib_methods.items():
             if getattr(LogRecord, name) is not function:
                 return False

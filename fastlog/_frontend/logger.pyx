@@ -19,7 +19,7 @@ from fastlog._backend.atomics cimport add_seq_cst, atomic_u64, load_acquire
 from fastlog._frontend.emit cimport Snapshot, emit_call, find_snapshot, takes_calls
 from fastlog._frontend.log_record cimport LogCall, call_args, level_name, make_record, can_make_record
 from fastlog._engine.freethreading cimport dict_find, list_first
-from fastlog._frontend.dict_guard cimport PyTypeObject, class_tag, given_tag
+from fastlog._frontend.dict_guard cimport PyTypeObject, type_version, ensure_type_version
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object self, void *context)
@@ -61,7 +61,7 @@ cdef atomic_u64 epoch
 cdef class DispatchPlan:
     """What a logger's calls meet, as of now. It never changes."""
     cdef uint64_t epoch
-    cdef unsigned int tag             # the class's when this was made
+    cdef unsigned int type_version             # the class's when this was made
     cdef bint is_unmodified                   # nothing is overridden; else no other field is set
     cdef bint all_ancestors_notify                   # all ancestors tell their changes; else no `handlers`
     cdef bint disabled
@@ -127,7 +127,7 @@ cdef bint notifies_on_change(object logger) except -1:
 cdef DispatchPlan make_plan(object self, dict own):
     cdef DispatchPlan plan = DispatchPlan()
     plan.epoch = load_acquire(&epoch)
-    plan.tag = given_tag(type(self))
+    plan.type_version = ensure_type_version(type(self))
     plan.is_unmodified = (notifies_on_change(self) and not overrides_steps(type(self), own)
                    and type(self.filters) is list and type(self._cache) is dict)
     if plan.is_unmodified:
@@ -159,8 +159,8 @@ cdef inline DispatchPlan plan_of(object self):
     last = dict_find(own, "_fastlog_plan", None)
     if type(last) is DispatchPlan:
         plan = <DispatchPlan>last
-        if (plan.epoch == load_acquire(&epoch) and plan.tag == class_tag(type(self))
-                and plan.tag != 0):
+        if (plan.epoch == load_acquire(&epoch) and plan.type_version == type_version(type(self))
+                and plan.type_version != 0):
             return plan
     return make_plan(self, own)
 
