@@ -17,7 +17,7 @@ from cpython.unicode cimport PyUnicode_Format
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from fastlog._frontend.percent cimport merge, merge_into, runs_no_code
+from fastlog._frontend.percent cimport percent_format, percent_format_into, is_side_effect_free
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_ends_line,
                                message_reserve)
 from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT, FIELDS, FILENAME, FUNCTION,
@@ -272,9 +272,9 @@ cdef class Format:
         for key in self.others:
             if self.find(key, attributes) is missing:
                 return False
-        if not runs_no_code(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS]):
+        if not is_side_effect_free(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS]):
             fields_incref(record_fields)
-        message = merge(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS])
+        message = percent_format(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS])
         attributes["message"] = message
         asctime = None
         if self.uses_time:
@@ -335,7 +335,7 @@ cdef class Format:
             if step.shape == LITERAL:
                 message_add_bytes(out, step.bytes, <size_t>step.size)
             elif step.field == MESSAGE and step.plain:
-                merge_into(out, <object>call.msg, <object>call.args)
+                percent_format_into(out, <object>call.msg, <object>call.args)
             elif step.field == ASCTIME and step.plain and self.msec_format == STDLIB_MSEC_FORMAT:
                 self.add_asctime(call.time, out)
             else:
@@ -387,7 +387,7 @@ cdef class Format:
 
 cdef object value_of(Format format, Step step, LogCall *call, CallSite call_site):
     if step.field == MESSAGE:
-        return merge(<object>call.msg, <object>call.args)
+        return percent_format(<object>call.msg, <object>call.args)
     if step.field == LEVELNAME:
         return <object>call.levelname
     if step.field == NAME:

@@ -23,7 +23,7 @@ cdef enum:
     SLOTS = 256                   # of the cache, a power of two
 
 
-cdef class Compiled:
+cdef class CompiledMessage:
     """A message's parts: literal, conversion, literal, ..., literal."""
     cdef int count                # of conversions
     cdef bint ascii               # the literals are
@@ -74,8 +74,8 @@ cdef str PATTERN = (
 
 
 cdef object compile_message(str msg):
-    """Compiled, or None where there is more to it than PATTERN."""
-    cdef Compiled compiled = Compiled()
+    """CompiledMessage, or None where there is more to it than PATTERN."""
+    cdef CompiledMessage compiled = CompiledMessage()
     cdef Py_ssize_t end = 0
     literal = ""
     compiled.ascii = True
@@ -132,21 +132,21 @@ cdef int replace(PyObject **reference, object value) except -1:
     return 0
 
 
-cdef inline bint is_harmless(object value) noexcept:
+cdef inline bint is_builtin_value(object value) noexcept:
     return type(value) is str or type(value) is int or type(value) is float or value is None
 
 
-cdef bint runs_no_code(object msg, object args) noexcept:
-    """Whether merge() calls nothing of the program's, such as a __str__."""
+cdef bint is_side_effect_free(object msg, object args) noexcept:
+    """Whether percent_format() calls nothing of the program's, such as a __str__."""
     if type(msg) is not str or type(args) is not tuple:
         return False
     for value in <tuple>args:
-        if not is_harmless(value):
+        if not is_builtin_value(value):
             return False
     return True
 
 
-cdef object merge(object msg, object args):
+cdef object percent_format(object msg, object args):
     """LogRecord.getMessage of a record with this `msg` and these `args`."""
     cdef Message pieces
     if type(msg) is not str:
@@ -155,8 +155,8 @@ cdef object merge(object msg, object args):
     if not args:
         return msg
     # Not if code of the program runs: it might have to run twice.
-    found = find_compiled(msg) if runs_no_code(msg, args) else None
-    if found is None or (<Compiled>found).count != len(<tuple>args):
+    found = find_compiled(msg) if is_side_effect_free(msg, args) else None
+    if found is None or (<CompiledMessage>found).count != len(<tuple>args):
         return PyUnicode_Format(msg, args)
     message_begin(&pieces)
     try:
@@ -166,17 +166,17 @@ cdef object merge(object msg, object args):
         message_end(&pieces)
 
 
-cdef int merge_into(Message *out, object msg, object args) except -1:
-    """Add what merge() returns, in up to 2 * CONVERSIONS_MAX + 1 pieces."""
+cdef int percent_format_into(Message *out, object msg, object args) except -1:
+    """Add what percent_format() returns, in up to 2 * CONVERSIONS_MAX + 1 pieces."""
     if type(msg) is not str or type(args) is not tuple or not args:
-        return message_add(out, merge(msg, args))
+        return message_add(out, percent_format(msg, args))
     found = find_compiled(msg)
-    if found is None or (<Compiled>found).count != len(<tuple>args):
+    if found is None or (<CompiledMessage>found).count != len(<tuple>args):
         return message_add(out, PyUnicode_Format(msg, args))
     return add_compiled(out, found, args)
 
 
-cdef int add_compiled(Message *out, Compiled compiled, tuple args) except -1:
+cdef int add_compiled(Message *out, CompiledMessage compiled, tuple args) except -1:
     cdef int i
     message_own(out, compiled)
     out.ascii = out.ascii and compiled.ascii
@@ -188,7 +188,7 @@ cdef int add_compiled(Message *out, Compiled compiled, tuple args) except -1:
     return 0
 
 
-cdef inline int add_value(Message *out, Compiled compiled, int i, object value) except -1:
+cdef inline int add_value(Message *out, CompiledMessage compiled, int i, object value) except -1:
     """Add what a conversion makes of a value."""
     cdef char kind = compiled.kinds[i]
     if kind == c's' and type(value) is str:
