@@ -1,7 +1,7 @@
 """A handler's snapshot as other extension modules see it; _frontend/emit.pyx explains."""
 from fastlog._backend.atomics cimport atomic_u64
 from fastlog._core cimport Engine
-from fastlog._frontend.formatter cimport Format
+from fastlog._frontend.formatter cimport CompiledFormatter
 from fastlog._engine.message cimport Message
 from fastlog._frontend.log_record cimport LogCall
 from fastlog._frontend.dict_guard cimport DictGuard
@@ -34,7 +34,7 @@ cdef class Snapshot:
     cdef Encoder encoder            # in the place of ident, or None
     cdef object formatter             # None: logging's default
     cdef list filters
-    cdef Format format                # `formatter`, if that is a plain one, compiled
+    cdef CompiledFormatter format                # `formatter`, if that is a plain one, compiled
 
 
 cdef Snapshot find_snapshot(object handler)

@@ -18,7 +18,7 @@ from libc.stdint cimport uint64_t
 from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, load_acquire, load_seq_cst,
                                store_seq_cst)
 from fastlog._core cimport PUT_ACCEPTED, Engine
-from fastlog._frontend.formatter cimport Format, compile_format
+from fastlog._frontend.formatter cimport CompiledFormatter, compile_formatter
 from fastlog._engine.message cimport (Message, message_add, message_begin, message_end, message_fill,
                                message_leave_room)
 from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, record_class_is_unmodified, fields_load,
@@ -223,7 +223,7 @@ def handle(self, record):
 
 
 def emit(self, record):
-    """Format the record and put it into the ring. Errors go to handleError()."""
+    """CompiledFormatter the record and put it into the ring. Errors go to handleError()."""
     cdef Snapshot now
     cdef int outcome
     try:
@@ -321,12 +321,12 @@ cdef unsigned int priority_of(Snapshot now, object levelname) except? 0:
 cdef int put_unmodified(Snapshot now, object self, object record) except -1:
     cdef object attributes
     cdef RecordFields record_fields
-    cdef Format format
+    cdef CompiledFormatter format
     format = format_of(now)
     if format is not None and type(record) is LogRecord and record_class_is_unmodified():
         attributes = PyObject_GenericGetDict(record, NULL)
-        if (format.steps is not None and type(attributes) is dict
-                and fields_load(&record_fields, attributes, format.reads, format.reads_count)):
+        if (format.ops is not None and type(attributes) is dict
+                and fields_load(&record_fields, attributes, format.required_fields, format.required_count)):
             try:
                 return put_plain(now, self, format, &record_fields, attributes, record)
             finally:
@@ -334,9 +334,9 @@ cdef int put_unmodified(Snapshot now, object self, object record) except -1:
     return put_text(now, self, record)
 
 
-cdef int put_plain(Snapshot now, object self, Format format, RecordFields *record_fields, dict attributes,
+cdef int put_plain(Snapshot now, object self, CompiledFormatter format, RecordFields *record_fields, dict attributes,
                    object record) except -1:
-    """Format natively and put."""
+    """CompiledFormatter natively and put."""
     cdef Message message
     cdef int room
     message_begin(&message)
@@ -392,13 +392,13 @@ cdef inline object formatter_of(Snapshot now):
     return now.formatter if now.formatter is not None else logging._defaultFormatter
 
 
-cdef inline Format format_of(Snapshot now):
+cdef inline CompiledFormatter format_of(Snapshot now):
     """The formatter, compiled as it is now; None for one that is not plain."""
     formatter = formatter_of(now)
     if type(formatter) is not Formatter:
         return None
     if now.format is None or now.format.formatter is not formatter or not now.format.is_current():
-        now.format = compile_format(formatter)
+        now.format = compile_formatter(formatter)
     return now.format
 
 
@@ -406,7 +406,7 @@ cdef inline Format format_of(Snapshot now):
 
 cdef bint takes_calls(Snapshot now) except -1:
     """Whether emit_call() can do without a LogRecord what handle() would do with one."""
-    cdef Format format
+    cdef CompiledFormatter format
     if not now.is_unmodified or not now.for_calls or now.filters:
         return False
     format = format_of(now)
@@ -430,7 +430,7 @@ cdef int emit_call(object self, Snapshot now, LogCall *call) except -1:
 
 cdef int put_call(Snapshot now, object self, LogCall *call) except -1:
     cdef Message message
-    cdef Format format = now.format   # code of the program may put another one in its place
+    cdef CompiledFormatter format = now.format   # code of the program may put another one in its place
     cdef int room
     message_begin(&message)
     try:

@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: What kind of step, the field's name, and the text or format: see _frontend/formatter.pyx, Shape.
+#: What kind of step, the field's name, and the text or format: see _frontend/formatter.pyx, Conversion.
 Part = tuple[str, str | None, str]
 
 # A conversion of printf style with a mapping key, or what stands for a percent sign. It is not
@@ -17,18 +17,18 @@ Part = tuple[str, str | None, str]
 _PERCENT = r"%(?:%|\((?P<key>[^()]*)\)(?P<spec>[#0\- +]*[0-9]*(?:\.[0-9]+)?[diouxXeEfFgGcrsa]))"
 
 
-class TooMuch(Exception):
+class UnsupportedFormat(Exception):
     """There is more to a format than text and plain fields."""
 
 
 def parse(style: logging.PercentStyle) -> list[Part]:
     """The steps of a style's format, in order.
 
-    Raises TooMuch, or ValueError, if logging.Formatter must do it, or say what is wrong.
+    Raises UnsupportedFormat, or ValueError, if logging.Formatter must do it, or say what is wrong.
     """
     text = style._fmt
     if type(text) is not str:
-        raise TooMuch
+        raise UnsupportedFormat
     if type(style) is logging.PercentStyle:
         parts = _percent(text)
     elif type(style) is logging.StrFormatStyle:
@@ -36,7 +36,7 @@ def parse(style: logging.PercentStyle) -> list[Part]:
     elif type(style) is logging.StringTemplateStyle:
         parts = _template(style._tpl, text)
     else:
-        raise TooMuch
+        raise UnsupportedFormat
     return [part for part in parts if part[0] != "literal" or part[2]]
 
 
@@ -54,7 +54,7 @@ def _percent(text: str) -> Iterator[Part]:
 
 def _without_percent(text: str) -> Part:
     if "%" in text:
-        raise TooMuch
+        raise UnsupportedFormat
     return "literal", None, text
 
 
@@ -64,14 +64,14 @@ def _braces(text: str) -> Iterator[Part]:
         if key is None:
             continue
         if not key.isidentifier() or "{" in spec or "}" in spec:  # type: ignore[operator]
-            raise TooMuch
+            raise UnsupportedFormat
         whole = ("!" + conversion if conversion else "") + (":" + spec if spec else "")
         yield "braces", key, "{" + whole + "}"
 
 
 def _template(template: string.Template, text: str) -> Iterator[Part]:
     if type(template) is not string.Template or template.template != text:
-        raise TooMuch
+        raise UnsupportedFormat
     end = 0
     for found in template.pattern.finditer(text):
         yield "literal", None, text[end:found.start()]
@@ -82,5 +82,5 @@ def _template(template: string.Template, text: str) -> Iterator[Part]:
         elif found["escaped"] is not None:
             yield "literal", None, template.delimiter
         else:
-            raise TooMuch
+            raise UnsupportedFormat
     yield "literal", None, text[end:]

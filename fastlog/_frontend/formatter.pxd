@@ -5,12 +5,12 @@ from fastlog._engine.message cimport Message
 from fastlog._frontend.log_record cimport FIELDS, LogCall, RecordFields
 from fastlog._frontend.dict_guard cimport DictGuard
 
-cdef class Format:
+cdef class CompiledFormatter:
     cdef object formatter, style_class
-    cdef list steps                   # of Step; None: to be left to formatter.format
+    cdef list ops                   # of FormatOp; None: to be left to formatter.format
     cdef list others                  # keys of fields that not every record has
-    cdef unsigned char reads[FIELDS]  # of a record's attributes, see RecordFields; so many:
-    cdef int reads_count
+    cdef unsigned char required_fields[FIELDS]  # of a record's attributes, see RecordFields; so many:
+    cdef int required_count
     cdef bint for_calls               # format_call() can do it
     cdef unsigned int formatter_version, style_version, template_version
     cdef DictGuard guard                  # of the formatter's and its style's attributes
@@ -32,4 +32,4 @@ cdef class Format:
     cdef object text_of_second(self, object created)
 
 
-cdef Format compile_format(object formatter)
+cdef CompiledFormatter compile_formatter(object formatter)

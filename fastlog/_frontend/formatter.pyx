@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""logging.Formatter, compiled: the same text, byte for byte, in native steps.
+"""logging.Formatter, compiled: the same text, byte for byte, in native ops.
 
 What is not known here is left to Formatter.format (CPython, Lib/logging/__init__.py):
 a subclass, an overridden method, a converter other than time.localtime and
@@ -38,7 +38,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
-    STEPS_MAX = 24                    # PIECES_MAX has room for them, see _frontend/percent.pyx
+    OPS_MAX = 24                    # PIECES_MAX has room for them, see _frontend/percent.pyx
 
 cdef dict fields = {
     "name": NAME, "levelname": LEVELNAME, "levelno": LEVELNO, "pathname": PATHNAME,
@@ -53,7 +53,7 @@ cdef str STDLIB_MSEC_FORMAT = logging.Formatter.default_msec_format
 
 cdef object missing = object()
 
-cdef enum Shape:                      # how a value becomes text
+cdef enum Conversion:                      # how a value becomes text
     LITERAL                           # no value: the text itself
     STRING                            # str(value)
     PERCENT                           # spec % (value,)
@@ -84,9 +84,9 @@ cdef frozenset known_attributes = frozenset({
     "_style", "_fmt", "datefmt", "converter", "default_time_format", "default_msec_format"})
 
 
-cdef class Step:
+cdef class FormatOp:
     """Text, or a field's value made text."""
-    cdef Shape shape
+    cdef Conversion conversion
     cdef Field field
     cdef str key                      # the field's name
     cdef bint plain                   # the text of a str is the str
@@ -109,9 +109,9 @@ cdef class Step:
         return self.last_text
 
     cdef object fresh_text_of(self, object value):
-        if self.shape == STRING:
+        if self.conversion == STRING:
             return str(value)
-        if self.shape == BRACES:
+        if self.conversion == BRACES:
             return self.spec.format(value)
         if type(value) is float and self.spec == "%03d" and 0 <= <double>value < 1000:
             return three_digits(<int>(<double>value))
@@ -120,34 +120,34 @@ cdef class Step:
 
 # --- compiling ---------------------------------------------------------------------------------
 
-cdef dict shapes = {"literal": LITERAL, "string": STRING, "percent": PERCENT, "braces": BRACES}
+cdef dict conversions = {"literal": LITERAL, "string": STRING, "percent": PERCENT, "braces": BRACES}
 
 
-cdef Step new_step(str shape, str key, str spec):
-    cdef Step step = Step()
-    step.shape = shapes[shape]
-    step.key = sys.intern(key) if key is not None else None   # is found sooner
-    step.field = fields.get(key, OTHER)
-    step.spec = spec
-    step.plain = step.shape == STRING or spec in ("%s", "{}", "{!s}")
-    step.looks_at_locale = step.shape == BRACES and spec.endswith("n}")
-    if step.shape == LITERAL:
-        step.bytes = PyUnicode_AsUTF8AndSize(spec, &step.size)
-    return step
+cdef FormatOp new_op(str conversion, str key, str spec):
+    cdef FormatOp op = FormatOp()
+    op.conversion = conversions[conversion]
+    op.key = sys.intern(key) if key is not None else None   # is found sooner
+    op.field = fields.get(key, OTHER)
+    op.spec = spec
+    op.plain = op.conversion == STRING or spec in ("%s", "{}", "{!s}")
+    op.looks_at_locale = op.conversion == BRACES and spec.endswith("n}")
+    if op.conversion == LITERAL:
+        op.bytes = PyUnicode_AsUTF8AndSize(spec, &op.size)
+    return op
 
 
-cdef list style_steps(object style):
-    """The steps of a format, or None if there is more to it."""
+cdef list compile_style(object style):
+    """The ops of a format, or None if there is more to it."""
     try:
-        steps = [new_step(shape, key, spec) for shape, key, spec in format_parser.parse(style)]
-    except (format_parser.TooMuch, ValueError):     # Formatter.format does it, or says what is wrong
+        ops = [new_op(conversion, key, spec) for conversion, key, spec in format_parser.parse(style)]
+    except (format_parser.UnsupportedFormat, ValueError):     # Formatter.format does it, or says what is wrong
         return None
-    keys = [(<Step>step).key for step in steps if (<Step>step).key is not None]
+    keys = [(<FormatOp>op).key for op in ops if (<FormatOp>op).key is not None]
     if not keys or ("asctime" in keys and not style.usesTime()):
         return None
-    if len(steps) + keys.count("asctime") > STEPS_MAX:        # which may be two pieces
+    if len(ops) + keys.count("asctime") > OPS_MAX:        # which may be two pieces
         return None
-    return steps
+    return ops
 
 
 cdef bint is_unmodified(object formatter, object style) except -1:
@@ -163,9 +163,9 @@ cdef bint is_unmodified(object formatter, object style) except -1:
     return not any(hasattr(type(style), name) for name in vars(style))
 
 
-cdef Format compile_format(object formatter):
-    """The formatter's steps as it is now. It is asked for again when they are not current."""
-    cdef Format format = Format()
+cdef CompiledFormatter compile_formatter(object formatter):
+    """The formatter's ops as it is now. It is asked for again when they are not current."""
+    cdef CompiledFormatter format = CompiledFormatter()
     style = formatter._style
     format.formatter = formatter
     format.style_class = type(style)
@@ -187,37 +187,37 @@ cdef Format compile_format(object formatter):
         format.uses_time = style.usesTime()
         if ((format.converter in converters or not format.uses_time)
                 and (not style._defaults or format.defaults)):
-            format.steps = style_steps(style)
-    if format.steps is not None:
-        format.others = [(<Step>step).key for step in format.steps
-                         if (<Step>step).field == OTHER and (<Step>step).key is not None]
-        add_reads(format)
+            format.ops = compile_style(style)
+    if format.ops is not None:
+        format.others = [(<FormatOp>op).key for op in format.ops
+                         if (<FormatOp>op).field == OTHER and (<FormatOp>op).key is not None]
+        find_required_fields(format)
         format.for_calls = (
-            all([step_for_calls(step, format.defaults) for step in format.steps])
-            and [(<Step>step).key for step in format.steps].count("message") <= 1)
+            all([op_needs_no_record(op, format.defaults) for op in format.ops])
+            and [(<FormatOp>op).key for op in format.ops].count("message") <= 1)
     return format
 
 
-cdef int add_reads(Format format) except -1:
-    """What format_record() wants of a record: what the steps show, and what it needs itself."""
+cdef int find_required_fields(CompiledFormatter format) except -1:
+    """What format_record() wants of a record: what the ops show, and what it needs itself."""
     wanted = {<int>MSG, <int>ARGS, <int>LEVELNAME, <int>LEVELNO, <int>EXC_INFO, <int>EXC_TEXT,
               <int>STACK_INFO}
     if format.uses_time:
         wanted |= {<int>CREATED, <int>MSECS}
-    for step in format.steps:
-        if (<Step>step).field < FIELDS:
-            wanted.add(<int>(<Step>step).field)
+    for op in format.ops:
+        if (<FormatOp>op).field < FIELDS:
+            wanted.add(<int>(<FormatOp>op).field)
     for field in sorted(wanted):
-        format.reads[format.reads_count] = field
-        format.reads_count += 1
+        format.required_fields[format.required_count] = field
+        format.required_count += 1
     return 0
 
 
-cdef bint step_for_calls(Step step, dict defaults) except -1:
+cdef bint op_needs_no_record(FormatOp op, dict defaults) except -1:
     """Whether its value is known before there is a LogRecord."""
-    return (step.shape == LITERAL or step.field in fields_of_calls
-            or (defaults is not None and step.key in defaults
-                and step.key not in record_attributes))
+    return (op.conversion == LITERAL or op.field in fields_of_calls
+            or (defaults is not None and op.key in defaults
+                and op.key not in record_attributes))
 
 
 # --- formatting --------------------------------------------------------------------------------
@@ -250,8 +250,8 @@ cdef inline void write_three_digits(char *out, int number) noexcept:
     out[2] = <char>(c'0' + number % 10)
 
 
-cdef class Format:
-    """A formatter's steps. Thread-safe under the GIL; without one, each thread has its own."""
+cdef class CompiledFormatter:
+    """A formatter's ops. Thread-safe under the GIL; without one, each thread has its own."""
 
     cdef bint is_current(self) except -1:
         """Whether the formatter is as it was when this was made of it."""
@@ -263,11 +263,11 @@ cdef class Format:
     cdef bint format_record(self, RecordFields *record_fields, dict attributes, Message *out) except -1:
         """What formatter.format() returns, and does to the record, of a plain LogRecord.
 
-        record_fields: what `reads` names of its attributes. Returns False, and has done nothing, if
+        record_fields: what `required_fields` names of its attributes. Returns False, and has done nothing, if
         formatter.format() must do it, because a field is missing.
         """
         cdef PyObject *value
-        cdef Step step
+        cdef FormatOp op
         cdef int first = out.count
         for key in self.others:
             if self.find(key, attributes) is missing:
@@ -284,24 +284,24 @@ cdef class Format:
             asctime = self.asctime(<object>record_fields.values[<int>CREATED],
                                    <object>record_fields.values[<int>MSECS])
             attributes["asctime"] = asctime
-        for step in self.steps:
-            if step.shape == LITERAL:
-                message_add_bytes(out, step.bytes, <size_t>step.size)
+        for op in self.ops:
+            if op.conversion == LITERAL:
+                message_add_bytes(out, op.bytes, <size_t>op.size)
                 continue
-            if step.field < FIELDS:
-                value = record_fields.values[<int>step.field]
-            elif step.field == MESSAGE:
+            if op.field < FIELDS:
+                value = record_fields.values[<int>op.field]
+            elif op.field == MESSAGE:
                 value = <PyObject *>message
-            elif step.field == ASCTIME:
+            elif op.field == ASCTIME:
                 value = <PyObject *>asctime
             else:
-                found = self.find(step.key, attributes)
+                found = self.find(op.key, attributes)
                 if found is missing:          # a __str__ took it away
-                    raise KeyError(step.key)
+                    raise KeyError(op.key)
                 value = <PyObject *>found
             if type(<object>value) is not str and type(<object>value) is not int:
                 fields_incref(record_fields)             # a __str__ may run
-            message_add(out, step.text_of(<object>value))
+            message_add(out, op.text_of(<object>value))
         if (record_fields.values[<int>EXC_INFO] != <PyObject *>None
                 or record_fields.values[<int>EXC_TEXT] != <PyObject *>None
                 or record_fields.values[<int>STACK_INFO] != <PyObject *>None):
@@ -330,18 +330,18 @@ cdef class Format:
     cdef int format_call(self, LogCall *call, Message *out) except -1:
         """The same for a call of which no LogRecord was made. Only if for_calls."""
         cdef CallSite call_site = None
-        cdef Step step
-        for step in self.steps:
-            if step.shape == LITERAL:
-                message_add_bytes(out, step.bytes, <size_t>step.size)
-            elif step.field == MESSAGE and step.plain:
+        cdef FormatOp op
+        for op in self.ops:
+            if op.conversion == LITERAL:
+                message_add_bytes(out, op.bytes, <size_t>op.size)
+            elif op.field == MESSAGE and op.plain:
                 percent_format_into(out, <object>call.msg, <object>call.args)
-            elif step.field == ASCTIME and step.plain and self.msec_format == STDLIB_MSEC_FORMAT:
+            elif op.field == ASCTIME and op.plain and self.msec_format == STDLIB_MSEC_FORMAT:
                 self.add_asctime(call.time, out)
             else:
-                if call_site is None and step.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
+                if call_site is None and op.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
                     call_site = find_caller(call.stacklevel)
-                message_add(out, step.text_of(value_of(self, step, call, call_site)))
+                message_add(out, op.text_of(value_of(self, op, call, call_site)))
         return 0
 
     cdef object asctime(self, object created, object msecs):
@@ -385,35 +385,35 @@ cdef class Format:
         return self.second_text
 
 
-cdef object value_of(Format format, Step step, LogCall *call, CallSite call_site):
-    if step.field == MESSAGE:
+cdef object value_of(CompiledFormatter format, FormatOp op, LogCall *call, CallSite call_site):
+    if op.field == MESSAGE:
         return percent_format(<object>call.msg, <object>call.args)
-    if step.field == LEVELNAME:
+    if op.field == LEVELNAME:
         return <object>call.levelname
-    if step.field == NAME:
+    if op.field == NAME:
         return <object>call.name
-    if step.field == ASCTIME:
+    if op.field == ASCTIME:
         return format.asctime(created_of(call.time), msecs_of(call.time))
-    if step.field == LINENO:
+    if op.field == LINENO:
         return call_site.lineno
-    if step.field == FILENAME:
+    if op.field == FILENAME:
         return call_site.filename
-    if step.field == FUNCTION:
+    if op.field == FUNCTION:
         return call_site.function
-    if step.field == MODULE:
+    if op.field == MODULE:
         return call_site.module
-    if step.field == PATHNAME:
+    if op.field == PATHNAME:
         return call_site.pathname
-    if step.field == LEVELNO:
+    if op.field == LEVELNO:
         return <object>call.levelno
-    if step.field == MSECS:
+    if op.field == MSECS:
         return msecs_of(call.time)
-    if step.field == CREATED:
+    if op.field == CREATED:
         return created_of(call.time)
-    if step.field == PROCESS:
+    if op.field == PROCESS:
         return process_id()
-    if step.field == THREAD:
+    if op.field == THREAD:
         return thread_ident()
-    if step.field == THREAD_NAME:
+    if op.field == THREAD_NAME:
         return thread_name()
-    return format.defaults[step.key]
+    return format.defaults[op.key]
