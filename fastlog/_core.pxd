@@ -61,9 +61,9 @@ cdef class Engine:
                         uint64_t flags) except -1
     cdef int write_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                           uint64_t flags) except -1
-    cdef Record *make_room(self, Writer **place, size_t size, uint64_t severity,
+    cdef Record *find_space(self, Writer **place, size_t size, uint64_t severity,
                            uint64_t *used) except? NULL
-    cdef Record *await_room(self, Writer **place, size_t size, uint64_t severity,
+    cdef Record *await_space(self, Writer **place, size_t size, uint64_t severity,
                             uint64_t *used) except? NULL
     cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept
     cdef list read_losses(self, Writer *writer)

@@ -16,7 +16,7 @@ from fastlog._backend.atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exc
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
                                 UNSENDABLE, Loss, count_loss, count_lost, count_owned)
-from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_ROOM, NEWLINE, OCTET_COUNTING,
+from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE, OCTET_COUNTING,
                              UNFRAMED, frame_priority_size, frame_start, frame_utf8_floor)
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
                                message_bytes, message_copy, message_end, message_escape,
@@ -47,7 +47,7 @@ cdef enum:
     # How often a thread that waits for room looks whether the writer makes progress.
     PROGRESS_CHECK = 10 * MILLISECOND
     # It is woken when this part of the ring is free: not for each record's room.
-    ROOM_SHARE = 32
+    WAKE_SHARE = 32
 
 
 # --- which process is this? --------------------------------------------------------------------
@@ -278,7 +278,7 @@ cdef class Engine:
         if self.framing == NEWLINE or self.framing == UNFRAMED and self.socktype == SOCK_STREAM:
             message_escape(message, not append_nul and self.framing == UNFRAMED)
         self.ensure_current_process()
-        longest = pointer_load(&self.writer).ring.max_length - (FRAMING_ROOM if self.framing else 0)
+        longest = pointer_load(&self.writer).ring.max_length - (FRAMING_OVERHEAD_MAX if self.framing else 0)
         if self.max_size and self.max_size < longest:
             longest = self.max_size
         longest -= frame_priority_size(priority) + append_nul
@@ -352,7 +352,7 @@ cdef class Engine:
         cdef char *out
         cdef int error
         if record == NULL:
-            record = self.make_room(&writer, size, priority % 8, &used)
+            record = self.find_space(&writer, size, priority % 8, &used)
             if record == NULL:
                 return self.outage_changed()
         out = record_bytes(record)
@@ -437,7 +437,7 @@ cdef class Engine:
         self.ensure_current_process()
         writer_offer_socket(pointer_load(&self.writer), fd)
 
-    cdef Record *make_room(self, Writer **place, size_t size, uint64_t severity,
+    cdef Record *find_space(self, Writer **place, size_t size, uint64_t severity,
                            uint64_t *used) except? NULL:
         """The ring is full: do what the policy says. NULL: the record is lost, and counted.
 
@@ -448,7 +448,7 @@ cdef class Engine:
         if load_seq_cst(&writer.state.value) == STOPPED:
             writer_start(writer)      # close() left a full ring, which nobody else would send
         if self.overflow == BLOCK:
-            return self.await_room(place, size, severity, used)
+            return self.await_space(place, size, severity, used)
         if self.overflow == DROP_OLDEST:
             # Ends: each turn finds room, and other threads can take it only with new records.
             while writer_evict(writer, size, severity):
@@ -462,7 +462,7 @@ cdef class Engine:
         count_loss(&writer.counters, why, severity)
         writer_enter_outage(writer)
 
-    cdef Record *await_room(self, Writer **place, size_t size, uint64_t severity,
+    cdef Record *await_space(self, Writer **place, size_t size, uint64_t severity,
                             uint64_t *used) except? NULL:
         """Wait while the writer makes progress."""
         cdef Writer *writer = place[0]
@@ -477,7 +477,7 @@ cdef class Engine:
             if writer_notify(writer, True) != 0:
                 break
             try:
-                self.await_tail(writer, tail + max(record_span(size), self.capacity // ROOM_SHARE),
+                self.await_tail(writer, tail + max(record_span(size), self.capacity // WAKE_SHARE),
                                 min(deadline - now, <uint64_t>PROGRESS_CHECK))
             except BaseException:
                 self.lose(pointer_load(&self.writer), INTERRUPTED, severity)

@@ -16,10 +16,10 @@ cdef enum:
     SEVERITIES = 8                # RFC 5424 section 6.2.1
 
 cdef enum Loss:                   # why a record is lost; names in _stats.py
-    FULL                          # dropped, so never accepted: no room
-    STALLED                       # no room, and for too long no progress
+    FULL                          # dropped, so never accepted: no space
+    STALLED                       # no space, and for too long no progress
     INTERRUPTED                   # a signal handler raised while the call waited
-    EVICTED                       # discarded, after it was accepted: to make room for a new one
+    EVICTED                       # discarded, after it was accepted: to make space for a new one
     UNSENDABLE                    # the kernel would not take it in any length
     LOSSES
 

@@ -4,8 +4,8 @@ from libc.string cimport memcpy
 
 cdef enum:
     FRAME_DIGITS_MAX = 10         # of a 32-bit number
-    FRAMING_ROOM = FRAME_DIGITS_MAX + 1     # that a framing adds to a record, at most
-    FRAME_START_MAX = FRAMING_ROOM + FRAME_DIGITS_MAX + 2
+    FRAMING_OVERHEAD_MAX = FRAME_DIGITS_MAX + 1     # that a framing adds to a record, at most
+    FRAME_START_MAX = FRAMING_OVERHEAD_MAX + FRAME_DIGITS_MAX + 2
     MARK_SIZE = 21
 
 cdef extern from *:

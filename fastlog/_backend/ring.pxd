@@ -218,7 +218,7 @@ cdef inline uint64_t ring_limit(Ring *ring, uint64_t severity) noexcept nogil:
 
 cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, uint64_t severity,
                                      uint64_t *used) noexcept nogil:
-    """Claim room for `length` bytes, 1 to ring.max_length. Any thread.
+    """Claim space for `length` bytes, 1 to ring.max_length. Any thread.
 
     Returns NULL if there is not enough; else the record, and in `used` the
     bytes of the ring that are then taken. The caller fills record_bytes() and
@@ -285,7 +285,7 @@ cdef inline void ring_release(Ring *ring, uint64_t position) noexcept nogil:
     store_seq_cst(&ring.at.done.value, position)
     ring_zero(ring, load_relaxed(&ring.at.tail.value), position)
     # R1 pairs with A1: zeroed before it is free. Stronger than release because
-    # the writer then asks whether somebody waits for room, see _backend/writer.pxd: W1.
+    # the writer then asks whether somebody waits for space, see _backend/writer.pxd: W1.
     store_seq_cst(&ring.at.tail.value, position)
 
 

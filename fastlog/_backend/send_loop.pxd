@@ -16,7 +16,7 @@ from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, page_
                             ring_skip, word_severity)
 from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
-                                 transport_make_room, transport_outcome, transport_send,
+                                 transport_grow_buffer, transport_outcome, transport_send,
                                  transport_shorter)
 from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail, writer_release,
                               writer_unlock_tail)
@@ -135,7 +135,7 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
     cdef uint64_t word = ring_peek(&writer.ring, writer.first)
     cdef size_t length = writer.transport.parts[0].iov_len
     cdef size_t limit
-    if transport_make_room(&writer.transport, length):
+    if transport_grow_buffer(&writer.transport, length):
         return
     writer_count_error(writer, EMSGSIZE)
     writer.memory_tries = 0

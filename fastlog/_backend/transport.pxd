@@ -33,7 +33,7 @@ cdef extern from *:
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at the most
-    SEND_PATIENCE = 4 * MILLISECOND   # that a send waits for room for one datagram
+    SEND_PATIENCE = 4 * MILLISECOND   # that a send waits for space for one datagram
     TRANSPORT_ADDRESSES = 8       # that are kept of what a name resolves to
     HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
 
@@ -227,7 +227,7 @@ cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
 cdef inline int transport_connect(Transport *transport) noexcept nogil:
     """Connect, or go on connecting. Returns 0, EINPROGRESS (poll fd for writing), or an errno.
 
-    Always connected, datagrams too: poll(2) tells of room in the peer's queue
+    Always connected, datagrams too: poll(2) tells of space in the peer's queue
     only on a connected datagram socket.
     """
     if transport.connecting:
@@ -349,7 +349,7 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     """
     cdef msghdr message
     cdef cmsghdr *control
-    cdef uint64_t room[4]                 # for one descriptor, aligned
+    cdef uint64_t space[4]                 # for one descriptor, aligned
     cdef ssize_t sent
     cdef int error
     cdef int fd = transport_make_memfd(<char *>transport.parts[0].iov_base,
@@ -359,7 +359,7 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
             errno_set(EMSGSIZE)
         return -1
     memset(&message, 0, sizeof(msghdr))
-    message.msg_control = room
+    message.msg_control = space
     message.msg_controllen = CMSG_SPACE(sizeof(int))
     control = CMSG_FIRSTHDR(&message)
     control.cmsg_level = SOL_SOCKET
@@ -377,7 +377,7 @@ cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
     """Send `parts[:count]`; blocks for at most SEND_PATIENCE a record, and only if `patient`.
 
     Returns how many records went out whole, possibly 0, or -1 with errno set:
-    EAGAIN when there is no room. After fewer than `count`, call again with the
+    EAGAIN when there is no space. After fewer than `count`, call again with the
     rest: sendmmsg(2) does not report the error that stopped it, the next call does.
     """
     cdef int result
@@ -408,7 +408,7 @@ cdef inline int transport_buffer(Transport *transport) noexcept nogil:
     return size - 32
 
 
-cdef inline bint transport_make_room(Transport *transport, size_t length) noexcept nogil:
+cdef inline bint transport_grow_buffer(Transport *transport, size_t length) noexcept nogil:
     """After EMSGSIZE: raise SO_SNDBUF to what a datagram of `length` bytes needs.
 
     False if it was enough before, or the kernel allows no more: socket(7), wmem_max.

@@ -11,7 +11,7 @@ impossible because both sides store first and look second, all seq_cst:
     producer: C1 store the record's word, then S1 load state
     writer:   S2 store state, then load the word (ring_is_ready)
 
-`wanted` is the lowest tail that anybody waits for, for room or for a flush, so
+`wanted` is the lowest tail that anybody waits for, for space or for a flush, so
 that the writer wakes nobody before there is something to wake up for:
 
     waiter: W2 store wanted, then load tail
@@ -146,7 +146,7 @@ cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
 # --- the tail: moved by the writer, and by producers that discard old records --------------------
 
 cdef inline void writer_exit_outage(Writer *writer) noexcept nogil:
-    """Once records go out again and there is room for a good many more."""
+    """Once records go out again and there is space for a good many more."""
     cdef uint64_t number = load_relaxed(&writer.outage_epoch.value)
     if ring_used(&writer.ring) <= writer.ring.capacity // 2:
         cas_seq_cst(&writer.outage_epoch.value, &number, number + 1)
@@ -204,7 +204,7 @@ cdef inline void writer_unlock_tail(Writer *writer, bint locked) noexcept nogil:
 
 
 cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity) noexcept nogil:
-    """Discard the oldest records until there is room for one like this. Any thread, if `evicting`.
+    """Discard the oldest records until there is space for one like this. Any thread, if `evicting`.
 
     False: there is none, because the oldest record is still being written.
     """

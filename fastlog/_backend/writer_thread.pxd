@@ -34,8 +34,8 @@ cdef enum:
     RESOLVER_PATIENCE = 1         # s
 
 
-cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_room) noexcept nogil:
-    """Wait for a wake-up call, for `timeout` ns (0: no limit), or for room in the peer's queue."""
+cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_space) noexcept nogil:
+    """Wait for a wake-up call, for `timeout` ns (0: no limit), or for space in the peer's queue."""
     cdef pollfd descriptors[2]
     cdef timespec limit = to_timespec(timeout)
     cdef uint64_t calls = 0
@@ -44,7 +44,7 @@ cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_room) n
     descriptors[0].revents = 0
     descriptors[1].fd = writer.transport.fd
     descriptors[1].events = POLLOUT
-    ppoll(descriptors, 2 if for_room else 1, &limit if timeout else NULL, NULL)
+    ppoll(descriptors, 2 if for_space else 1, &limit if timeout else NULL, NULL)
     if descriptors[0].revents:
         read(writer.wake_fd, &calls, sizeof(calls))
 

@@ -60,7 +60,7 @@ cdef inline void message_add_bytes(Message *message, const char *data, size_t si
     message.size += size
 
 
-cdef inline void message_own(Message *message, object owner) noexcept:
+cdef inline void message_keep_alive(Message *message, object owner) noexcept:
     Py_INCREF(owner)
     message.owners[message.owned] = <PyObject *>owner
     message.owned += 1
@@ -83,23 +83,23 @@ cdef inline int message_add(Message *message, object text) except -1:
             text = text.encode("utf-8", "backslashreplace")
             data = PyBytes_AS_STRING(text)
             size = PyBytes_GET_SIZE(text)
-    message_own(message, text)
+    message_keep_alive(message, text)
     message_add_bytes(message, data, <size_t>size)
     return 0
 
 
-cdef inline void message_add_whole(Message *message, bytes data) noexcept:
-    message_own(message, data)
+cdef inline void message_add_object(Message *message, bytes data) noexcept:
+    message_keep_alive(message, data)
     message_add_bytes(message, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
 
 
-cdef inline int message_leave_room(Message *message) noexcept:
-    """Add an empty piece, to be filled by message_fill(); returns its number."""
+cdef inline int message_reserve_prefix(Message *message) noexcept:
+    """Add an empty piece, to be filled by message_set_prefix(); returns its number."""
     message_add_bytes(message, NULL, 0)
     return message.count - 1
 
 
-cdef inline int message_fill(Message *message, int piece, object text) except -1:
+cdef inline int message_set_prefix(Message *message, int piece, object text) except -1:
     """Let the empty piece be this str."""
     message_add(message, text)
     message.count -= 1
@@ -107,23 +107,23 @@ cdef inline int message_fill(Message *message, int piece, object text) except -1
     return 0
 
 
-cdef inline void message_fill_whole(Message *message, int piece, bytes data) noexcept:
-    message_add_whole(message, data)
+cdef inline void message_set_piece(Message *message, int piece, bytes data) noexcept:
+    message_add_object(message, data)
     message.count -= 1
     message.pieces[piece] = message.pieces[message.count]
 
 
-cdef inline char *message_reserve(Message *message, size_t size) noexcept:
+cdef inline char *message_take_scratch(Message *message, size_t size) noexcept:
     """Room for a piece of `size` bytes that the caller writes, or NULL if there is no more."""
-    cdef char *room = message.scratch + message.scratch_used
+    cdef char *space = message.scratch + message.scratch_used
     if size > SCRATCH_SIZE - message.scratch_used:
         return NULL
     message.scratch_used += size
-    return room
+    return space
 
 
 cdef inline bint message_add_number(Message *message, object number) except -1:
-    """Add an int in decimal. False, and nothing is added, if it is too big or there is no room."""
+    """Add an int in decimal. False, and nothing is added, if it is too big or there is no space."""
     cdef int overflow = 0
     cdef long long value = PyLong_AsLongLongAndOverflow(number, &overflow)
     cdef unsigned long long rest
@@ -131,7 +131,7 @@ cdef inline bint message_add_number(Message *message, object number) except -1:
     cdef char *start
     if overflow or value < -LLONG_MAX:
         return False
-    start = message_reserve(message, NUMBER_MAX)
+    start = message_take_scratch(message, NUMBER_MAX)
     if start == NULL:
         return False
     end = start + NUMBER_MAX
@@ -178,19 +178,19 @@ cdef inline object message_join(Message *message):
     return text
 
 
-cdef inline void message_shorten(Message *message, size_t room) noexcept:
-    """Keep the first `room` bytes at most: whole characters, and the mark behind them."""
+cdef inline void message_shorten(Message *message, size_t space) noexcept:
+    """Keep the first `space` bytes at most: whole characters, and the mark behind them."""
     cdef int i = 0
-    cdef bint marked = room >= MARK_SIZE
+    cdef bint marked = space >= MARK_SIZE
     cdef size_t kept = 0
     cdef Piece *piece
     if marked:
-        room -= MARK_SIZE
+        space -= MARK_SIZE
     while i < message.count:
         piece = &message.pieces[i]
         i += 1
-        if piece.size > room - kept:
-            piece.size = frame_utf8_floor(piece.data, room - kept)
+        if piece.size > space - kept:
+            piece.size = frame_utf8_floor(piece.data, space - kept)
             kept += piece.size
             break
         kept += piece.size
@@ -236,6 +236,6 @@ cdef inline int message_escape(Message *message, bint own_end) except -1:
     whole = whole.replace(b"\n", b"#012").replace(b"\0", b"#000") + end
     message_end(message)
     message_begin(message)
-    message_add_whole(message, first)
-    message_add_whole(message, whole)
+    message_add_object(message, first)
+    message_add_object(message, whole)
     return 0

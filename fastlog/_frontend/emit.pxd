@@ -8,9 +8,9 @@ from fastlog._frontend.dict_guard cimport DictGuard
 
 cdef class Encoder:
     """What a protocol puts around the text of a record. Modules that are imported when wanted."""
-    # Completes the message, which has the text and before it `room`, and puts it: Engine.put().
+    # Completes the message, which has the text and before it `space`, and puts it: Engine.put().
     # `ident` and `append_nul` as the handler has them. Of a record; or, if that is None, of a call.
-    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1
 
 

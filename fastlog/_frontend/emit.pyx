@@ -19,8 +19,8 @@ from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, loa
                                store_seq_cst)
 from fastlog._core cimport PUT_ACCEPTED, Engine
 from fastlog._frontend.formatter cimport CompiledFormatter, compile_formatter
-from fastlog._engine.message cimport (Message, message_add, message_begin, message_end, message_fill,
-                               message_leave_room)
+from fastlog._engine.message cimport (Message, message_add, message_begin, message_end, message_set_prefix,
+                               message_reserve_prefix)
 from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, record_class_is_unmodified, fields_load,
                               fields_decref, make_record)
 from fastlog._engine.freethreading cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
@@ -65,7 +65,7 @@ cdef dict stdlib_steps = {
 
 
 cdef class Encoder:
-    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         raise NotImplementedError
 
@@ -260,7 +260,7 @@ cdef int put_overridden(object self, object record) except -1:
     cdef Engine engine = self._engine
     cdef Encoder encoder = self._encoder
     cdef Message message
-    cdef int room
+    cdef int prefix
     if engine.adopting and engine.wants_socket():
         self._renew_socket()
     text = format_locked(self, record)
@@ -268,12 +268,12 @@ cdef int put_overridden(object self, object record) except -1:
     urgent = is_urgent(record.levelno, self.urgent_level)
     message_begin(&message)
     try:
-        room = message_leave_room(&message)
+        prefix = message_reserve_prefix(&message)
         message_add(&message, text)
         if encoder is not None:
-            return encoder.put(engine, &message, room, self.ident, self.append_nul, priority,
+            return encoder.put(engine, &message, prefix, self.ident, self.append_nul, priority,
                                 urgent, record, NULL)
-        message_fill(&message, room, self.ident or "")
+        message_set_prefix(&message, prefix, self.ident or "")
         return engine.put(priority, &message, self.append_nul, urgent)
     finally:
         message_end(&message)
@@ -338,13 +338,13 @@ cdef int put_plain(Snapshot now, object self, CompiledFormatter format, RecordFi
                    object record) except -1:
     """CompiledFormatter natively and put."""
     cdef Message message
-    cdef int room
+    cdef int prefix
     message_begin(&message)
     try:
-        room = message_leave_room(&message)
+        prefix = message_reserve_prefix(&message)
         if not format.format_record(record_fields, attributes, &message):
             return put_text(now, self, record)
-        return put_message(now, self, &message, room, <object>record_fields.values[<int>LEVELNAME],
+        return put_message(now, self, &message, prefix, <object>record_fields.values[<int>LEVELNAME],
                            is_urgent(<object>record_fields.values[<int>LEVELNO], now.urgent_level),
                            record, NULL)
     finally:
@@ -354,20 +354,20 @@ cdef int put_plain(Snapshot now, object self, CompiledFormatter format, RecordFi
 cdef int put_text(Snapshot now, object self, object record) except -1:
     """Have the formatter format. One other than the stock one gets the lock: it may need it."""
     cdef Message message
-    cdef int room
+    cdef int prefix
     message_begin(&message)
     try:
-        room = message_leave_room(&message)
+        prefix = message_reserve_prefix(&message)
         formatter = formatter_of(now)
         message_add(&message, formatter.format(record) if type(formatter) is Formatter else
                     format_locked(self, record))
-        return put_message(now, self, &message, room, record.levelname,
+        return put_message(now, self, &message, prefix, record.levelname,
                            is_urgent(record.levelno, now.urgent_level), record, NULL)
     finally:
         message_end(&message)
 
 
-cdef inline int put_message(Snapshot now, object self, Message *message, int room,
+cdef inline int put_message(Snapshot now, object self, Message *message, int prefix,
                             object levelname, bint urgent, object record, LogCall *call) except -1:
     """What comes after the formatting, in which code of the program may have run.
 
@@ -381,10 +381,10 @@ cdef inline int put_message(Snapshot now, object self, Message *message, int roo
             then = now
     priority = priority_of(then, levelname)
     if then.encoder is not None:
-        return then.encoder.put(then.engine, message, room, then.ident, then.append_nul, priority,
+        return then.encoder.put(then.engine, message, prefix, then.ident, then.append_nul, priority,
                                  urgent, record, call)
     if then.ident:
-        message_fill(message, room, then.ident)
+        message_set_prefix(message, prefix, then.ident)
     return then.engine.put(priority, message, then.append_nul, urgent)
 
 
@@ -431,12 +431,12 @@ cdef int emit_call(object self, Snapshot now, LogCall *call) except -1:
 cdef int put_call(Snapshot now, object self, LogCall *call) except -1:
     cdef Message message
     cdef CompiledFormatter format = now.format   # code of the program may put another one in its place
-    cdef int room
+    cdef int prefix
     message_begin(&message)
     try:
-        room = message_leave_room(&message)
+        prefix = message_reserve_prefix(&message)
         format.format_call(call, &message)
-        return put_message(now, self, &message, room, <object>call.levelname,
+        return put_message(now, self, &message, prefix, <object>call.levelname,
                            call.number >= now.urgent_number, None, call)
     finally:
         message_end(&message)

@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 
 from fastlog._frontend.percent cimport percent_format, percent_format_into, is_side_effect_free
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_ends_line,
-                               message_reserve)
+                               message_take_scratch)
 from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT, FIELDS, FILENAME, FUNCTION,
                               LEVELNAME, LEVELNO, LINENO, MESSAGE, MODULE, MSECS, MSG, NAME,
                               OTHER, PATHNAME, PROCESS, PROCESS_NAME, RELATIVE_CREATED,
@@ -38,7 +38,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
-    OPS_MAX = 24                    # PIECES_MAX has room for them, see _frontend/percent.pyx
+    OPS_MAX = 24                    # PIECES_MAX has space for them, see _frontend/percent.pyx
 
 cdef dict fields = {
     "name": NAME, "levelname": LEVELNAME, "levelno": LEVELNO, "pathname": PATHNAME,
@@ -357,16 +357,16 @@ cdef class CompiledFormatter:
     cdef int add_asctime(self, int64_t ns, Message *out) except -1:
         """Add what asctime() returns, for the stock default_msec_format."""
         cdef double created = created_of(ns)
-        cdef char *room = message_reserve(out, 4)
-        if room == NULL:
+        cdef char *space = message_take_scratch(out, 4)
+        if space == NULL:
             return message_add(out, self.asctime(created, msecs_of(ns)))
         if self.has_second(<int64_t>created):
             message_add(out, self.second_text)
         else:
             message_add(out, self.text_of_second(created))
-        room[0] = c','
-        write_three_digits(room + 1, <int>msecs_of(ns))
-        message_add_bytes(out, room, 4)
+        space[0] = c','
+        write_three_digits(space + 1, <int>msecs_of(ns))
+        message_add_bytes(out, prefix, 4)
         return 0
 
     cdef bint has_second(self, int64_t second) noexcept:

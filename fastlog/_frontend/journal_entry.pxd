@@ -10,7 +10,7 @@ cdef class Journal(Encoder):
     cdef object ident                 # that the next was made of
     cdef bytes identifier
 
-    cdef bint add_text(self, Message *message, int room, size_t longest) except -1
+    cdef bint add_text(self, Message *message, int prefix, size_t longest) except -1
     cdef int add_origin(self, Message *message, object ident, unsigned int priority,
                         object created) except -1
-    cdef bytes extra_fields(self, list found, size_t room, bint *cut)
+    cdef bytes extra_fields(self, list found, size_t space, bint *cut)

@@ -17,7 +17,7 @@ from fastlog._frontend.emit cimport Encoder
 from fastlog._backend.framing cimport MARK, MARK_SIZE, frame_utf8_floor
 from fastlog._frontend.rfc_header cimport Header, text_of
 from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
-                               message_add_whole, message_fill, message_fill_whole, message_has,
+                               message_add_object, message_set_prefix, message_set_piece, message_has,
                                message_shorten)
 from fastlog._frontend.log_record cimport LogCall, CallSite, created_of, find_caller, thread_name
 
@@ -27,7 +27,7 @@ cdef enum:
     # Fields besides our own; journald ignores an entry of more than 1,024: systemd,
     # journald-native.c.
     OTHERS_MAX = 1000
-    LENGTH_ROOM = 10                  # of a value: its length, and line feeds
+    LENGTH_OVERHEAD = 10                  # of a value: its length, and line feeds
     OTHERS_SHARE = 4                  # of the longest entry this part is left to fields of our own
 
 # The fields that each entry has, so none of the program's is called so.
@@ -91,27 +91,27 @@ cdef bint add_field(Message *message, const char *name, object value,
     What would make the message longer than `longest` is cut or left out. Returns whether it was.
     """
     cdef int first = message.count
-    cdef Py_ssize_t room = (longest - <Py_ssize_t>message.size - <Py_ssize_t>strlen(name)
-                            - LENGTH_ROOM)
+    cdef Py_ssize_t space = (longest - <Py_ssize_t>message.size - <Py_ssize_t>strlen(name)
+                            - LENGTH_OVERHEAD)
     cdef Piece *piece = &message.pieces[first + 1]
     cdef bint shortened
     if value is None or type(value) is str and not value:
         return False
-    if room < MARK_SIZE:
+    if space < MARK_SIZE:
         return True
     message_add_bytes(message, name, strlen(name))
     if type(value) is str:
         message_add(message, value)
     elif type(value) is not int or not message_add_number(message, value):
-        message_add_whole(message, value_bytes(value))
-    shortened = piece.size > <size_t>room
+        message_add_object(message, value_bytes(value))
+    shortened = piece.size > <size_t>space
     if shortened:
         message.size -= piece.size
-        message_fill_whole(message, first + 1, piece.data[:frame_utf8_floor(
-            piece.data, room - MARK_SIZE)] + MARK)
+        message_set_piece(message, first + 1, piece.data[:frame_utf8_floor(
+            piece.data, space - MARK_SIZE)] + MARK)
     if memchr(piece.data, c"\n", piece.size) != NULL:
         message.size -= message.pieces[first].size
-        message_fill_whole(message, first, b"%b\n%b" % (
+        message_set_piece(message, first, b"%b\n%b" % (
             name[:strlen(name) - 1], struct.pack("<Q", piece.size)))
     message_add_bytes(message, "\n", 1)
     return shortened
@@ -133,9 +133,9 @@ cdef object exception_text(dict own):
 cdef class Syslog(Encoder):
     """What stands around the text on the syslog socket, where there is no journal."""
 
-    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
-        message_fill(message, room, f"{ident}: " if ident else "")
+        message_set_prefix(message, prefix, f"{ident}: " if ident else "")
         return engine.put(priority, message, append_nul, urgent)
 
 
@@ -153,7 +153,7 @@ cdef class Journal(Encoder):
         self.ident = None
         self.identifier = b""
 
-    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         cdef size_t longest = engine.longest_entry()
         cdef Py_ssize_t rest              # what the fields of our own end before
@@ -168,7 +168,7 @@ cdef class Journal(Encoder):
             found = [item for item in own.items() if item[0] not in own_attributes]
             if found:
                 others = self.extra_fields(found, longest // 2, &shortened)
-        if self.add_text(message, room, longest - longest // OTHERS_SHARE - min(
+        if self.add_text(message, prefix, longest - longest // OTHERS_SHARE - min(
                 <size_t>len(others), longest // 2)):
             shortened = True
         self.add_origin(message, ident, priority,
@@ -188,18 +188,18 @@ cdef class Journal(Encoder):
             shortened |= add_field(message, "CODE_LINE=", call_site.lineno, rest)
             shortened |= add_field(message, "CODE_FUNC=", call_site.function, rest)
             shortened |= add_field(message, "THREAD_NAME=", thread_name(), rest)
-        message_add_whole(message, others)
+        message_add_object(message, others)
         return engine.put_entry(priority, message, urgent, shortened)
 
-    cdef bint add_text(self, Message *message, int room, size_t longest) except -1:
+    cdef bint add_text(self, Message *message, int prefix, size_t longest) except -1:
         """Make the text the field MESSAGE, of at most so many bytes; whether it was shortened."""
         cdef bint shortened = message.size > longest
         if shortened:
             message_shorten(message, longest)
         if message_has(message, c"\n"):
-            message_fill_whole(message, room, b"MESSAGE\n" + struct.pack("<Q", message.size))
+            message_set_piece(message, prefix, b"MESSAGE\n" + struct.pack("<Q", message.size))
         else:
-            message_fill_whole(message, room, b"MESSAGE=")
+            message_set_piece(message, prefix, b"MESSAGE=")
         message_add_bytes(message, "\n", 1)
         return shortened
 
@@ -211,13 +211,13 @@ cdef class Journal(Encoder):
                 identifier = field(b"SYSLOG_IDENTIFIER", value_bytes(ident)) if ident else b""
                 self.ident, self.identifier = ident, identifier
             identifier = self.identifier
-        message_add_whole(message, identifier)
+        message_add_object(message, identifier)
         message_add(message, f"PRIORITY={priority & 7}\nSYSLOG_FACILITY={priority >> 3}\n"
                     f"SYSLOG_TIMESTAMP={self.clock.timestamp(created)}\n")
         return 0
 
-    cdef bytes extra_fields(self, list found, size_t room, bint *cut):
-        """The handler's fields and the record's, whose values have `room` bytes together."""
+    cdef bytes extra_fields(self, list found, size_t space, bint *cut):
+        """The handler's fields and the record's, whose values have `space` bytes together."""
         cdef list parts = []
         cdef set taken = set()
         cdef bytes data
@@ -226,12 +226,12 @@ cdef class Journal(Encoder):
             cut[0] = True
         for attribute, value in found:
             data = value_bytes(value)
-            if <size_t>len(data) > room:
-                data = data[:frame_utf8_floor(data, room)] + MARK
-                room = 0
+            if <size_t>len(data) > space:
+                data = data[:frame_utf8_floor(data, space)] + MARK
+                space = 0
                 cut[0] = True
             else:
-                room -= len(data)
+                space -= len(data)
             name = name_of(attribute)
             taken.add(name)
             parts.append(field(name, data))

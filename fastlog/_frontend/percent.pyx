@@ -11,14 +11,14 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_Format
 
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_add_number,
-                               message_begin, message_end, message_join, message_own)
+                               message_begin, message_end, message_join, message_keep_alive)
 from fastlog._engine.freethreading cimport FREE_THREADED, PyThreadState_GetDict, dict_find
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef enum:
-    CONVERSIONS_MAX = 14          # of a message that is compiled: PIECES_MAX has room for them
+    CONVERSIONS_MAX = 14          # of a message that is compiled: PIECES_MAX has space for them
     LENGTH_MAX = 2000             # characters, likewise; it is kept
     SLOTS = 256                   # of the cache, a power of two
 
@@ -178,7 +178,7 @@ cdef int percent_format_into(Message *out, object msg, object args) except -1:
 
 cdef int add_compiled(Message *out, CompiledMessage compiled, tuple args) except -1:
     cdef int i
-    message_own(out, compiled)
+    message_keep_alive(out, compiled)
     out.ascii = out.ascii and compiled.ascii
     for i in range(compiled.count):
         message_add_bytes(out, compiled.bytes[i], <size_t>compiled.sizes[i])

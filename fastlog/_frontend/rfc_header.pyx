@@ -15,7 +15,7 @@ from posix.unistd cimport getpid
 
 from fastlog._core cimport Engine
 from fastlog._frontend.emit cimport Encoder
-from fastlog._engine.message cimport Message, message_fill
+from fastlog._engine.message cimport Message, message_set_prefix
 from fastlog._frontend.log_record cimport LogCall, created_of
 
 cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -100,10 +100,10 @@ cdef class Header(Encoder):
         self.data = data
         self.second = -1
 
-    cdef int put(self, Engine engine, Message *message, int room, object ident, object append_nul,
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         created = record.__dict__.get("created") if call == NULL else created_of(call.time)
-        message_fill(message, room, self.render(created, record))
+        message_set_prefix(message, prefix, self.render(created, record))
         return engine.put(priority, message, append_nul, urgent)
 
     cdef str render(self, object created, object record):
