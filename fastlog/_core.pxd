@@ -54,7 +54,7 @@ cdef class Engine:
                  bint urgent) except -1
     cdef size_t longest_entry(self) except 0
     cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
-                       bint shortened) except -1
+                       bint truncated) except -1
     cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                        size_t longest) except -1
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,

@@ -20,10 +20,10 @@ from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_
                              UNFRAMED, frame_priority_size, frame_start, frame_utf8_floor)
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
                                message_bytes, message_copy, message_end, message_escape,
-                               message_shorten)
+                               message_truncate)
 from fastlog._backend.posix cimport SOCK_STREAM
 from fastlog._engine.registry cimport Registry, registry_add, registry_remove
-from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
+from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_detach, ring_peek,
                             ring_release, ring_try_reserve, ring_used)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_discard_inherited, writer_notify,
@@ -124,7 +124,7 @@ cdef class Engine:
     block_timeout: seconds without progress after which it is dropped and the engine is stalled.
     linger: seconds of the writer's first look-again interval; 0: none.
     max_size: bytes of a record, framing not included; 0: what the ring and the socket take.
-    split: whether a longer record becomes several instead of being shortened.
+    split: whether a longer record becomes several instead of being truncated.
     spool: None, or an object whose open() returns the descriptor of a file for the ring: its
         first page is Spool's and holds the positions (see _backend/ring.pxd).
     """
@@ -286,9 +286,9 @@ cdef class Engine:
             return self.put_record(priority, message, append_nul, urgent, 0)
         if self.split and message.pieces[0].size <= longest // 2:
             return self.put_parts(priority, message, append_nul, urgent, longest)
-        message_shorten(message, longest)
+        message_truncate(message, longest)
         add_relaxed(&pointer_load(&self.writer).counters.truncated, 1)
-        return self.put_record(priority, message, append_nul, urgent, SHORTENED)
+        return self.put_record(priority, message, append_nul, urgent, TRUNCATED)
 
     cdef size_t longest_entry(self) except 0:
         """Bytes that put_entry() takes."""
@@ -296,15 +296,15 @@ cdef class Engine:
         return pointer_load(&self.writer).ring.max_length
 
     cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
-                       bint shortened) except -1:
+                       bint truncated) except -1:
         """put(), for an entry of the journal. What is too long loses its end."""
         cdef size_t longest = self.longest_entry()
         if message.size > longest:
-            message_shorten(message, longest)
-            shortened = True
-        if shortened:
+            message_truncate(message, longest)
+            truncated = True
+        if truncated:
             add_relaxed(&pointer_load(&self.writer).counters.truncated, 1)
-        return self.put_record(priority, message, False, urgent, SHORTENED if shortened else 0)
+        return self.put_record(priority, message, False, urgent, TRUNCATED if truncated else 0)
 
     cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                        size_t longest) except -1:
@@ -515,7 +515,7 @@ cdef class Engine:
         found = []
         while position < load_relaxed(&ring.at.head.value):
             word = ring_peek(ring, position)
-            if not word & SKIPPED:
+            if not word & DISCARDED:
                 found.append(record_bytes(ring_at(ring, position))[:word & LENGTH_MASK])
             position += record_span(word & LENGTH_MASK)
         return found
@@ -529,7 +529,7 @@ cdef class Engine:
         cdef bint found = False
         while position < load_relaxed(&ring.at.head.value):
             word = ring_peek(ring, position)
-            if not word & SKIPPED:
+            if not word & DISCARDED:
                 if found:
                     break
                 found = True

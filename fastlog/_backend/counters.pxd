@@ -26,7 +26,7 @@ cdef enum Loss:                   # why a record is lost; names in _stats.py
 ctypedef struct Counters:
     # Counted by producers.
     line_u64 accepted             # records in the ring, ever; the hot one
-    atomic_u64 truncated          # records shortened, by a producer or the writer
+    atomic_u64 truncated          # records truncated, by a producer or the writer
     atomic_u64 wakeups            # wake-up calls that producers made
     # Counted by whoever loses them.
     atomic_u64 lost[LOSSES * 8]   # by Loss, then by severity

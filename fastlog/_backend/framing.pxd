@@ -6,14 +6,14 @@ cdef enum:
     FRAME_DIGITS_MAX = 10         # of a 32-bit number
     FRAMING_OVERHEAD_MAX = FRAME_DIGITS_MAX + 1     # that a framing adds to a record, at most
     FRAME_START_MAX = FRAMING_OVERHEAD_MAX + FRAME_DIGITS_MAX + 2
-    MARK_SIZE = 21
+    TRUNCATION_MARK_SIZE = 21
 
 cdef extern from *:
     """
-    #define FASTLOG_MARK " [... cut by fastlog]"
-    _Static_assert(sizeof(FASTLOG_MARK) - 1 == 21, "MARK_SIZE");
+    #define FASTLOG_TRUNCATION_MARK " [... cut by fastlog]"
+    _Static_assert(sizeof(FASTLOG_TRUNCATION_MARK) - 1 == 21, "TRUNCATION_MARK_SIZE");
     """
-    const char *MARK "FASTLOG_MARK"   # at the end of what was shortened
+    const char *TRUNCATION_MARK "FASTLOG_TRUNCATION_MARK"   # at the end of what was truncated
 
 cdef enum Framing:                # what is put around a message; of records on a stream:
     UNFRAMED                      # the standard library's: nothing but the NUL, if any
@@ -85,16 +85,16 @@ cdef inline size_t frame_utf8_floor(const char *text, size_t limit) noexcept nog
     return limit
 
 
-cdef inline size_t frame_cut(char *record, size_t length, size_t limit) noexcept nogil:
+cdef inline size_t frame_truncate(char *record, size_t length, size_t limit) noexcept nogil:
     """Shorten a record to at most `limit` bytes, fewer than it has: a whole character, the mark,
     and the NUL if there was one. Returns the new length.
     """
     cdef bint nul = record[length - 1] == 0
     cdef size_t kept = 0
-    if limit >= <size_t>MARK_SIZE + nul:
-        kept = frame_utf8_floor(record, limit - MARK_SIZE - nul)
-        memcpy(record + kept, MARK, MARK_SIZE)
-        kept += MARK_SIZE
+    if limit >= <size_t>TRUNCATION_MARK_SIZE + nul:
+        kept = frame_utf8_floor(record, limit - TRUNCATION_MARK_SIZE - nul)
+        memcpy(record + kept, TRUNCATION_MARK, TRUNCATION_MARK_SIZE)
+        kept += TRUNCATION_MARK_SIZE
         if nul:
             record[kept] = 0
             kept += 1

@@ -50,14 +50,14 @@ cdef extern from *:
     """
     /* A record's word. Bits 0-31: length in bytes, 32-34: severity, 35-60: word_place(). */
     #define FASTLOG_COMMITTED ((uint64_t)1 << 63)
-    #define FASTLOG_SHORTENED ((uint64_t)1 << 62)
-    #define FASTLOG_SKIPPED ((uint64_t)1 << 61)
+    #define FASTLOG_TRUNCATED ((uint64_t)1 << 62)
+    #define FASTLOG_DISCARDED ((uint64_t)1 << 61)
     #define FASTLOG_LENGTH_MASK ((uint64_t)0xffffffff)
     #define FASTLOG_PLACE_MASK ((uint64_t)0x3ffffff << 35)
     """
     const uint64_t COMMITTED "FASTLOG_COMMITTED"
-    const uint64_t SHORTENED "FASTLOG_SHORTENED"    # and counted
-    const uint64_t SKIPPED "FASTLOG_SKIPPED"        # no record: not to be sent
+    const uint64_t TRUNCATED "FASTLOG_TRUNCATED"    # and counted
+    const uint64_t DISCARDED "FASTLOG_DISCARDED"        # no record: not to be sent
     const uint64_t LENGTH_MASK "FASTLOG_LENGTH_MASK"
     const uint64_t PLACE_MASK "FASTLOG_PLACE_MASK"
 
@@ -245,7 +245,7 @@ cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, uint64_t sever
 cdef inline void ring_commit(Record *record, uint64_t flags) noexcept nogil:
     """Hand a reserved and filled record to the writer. The thread that reserved it.
 
-    flags: SHORTENED or 0.
+    flags: TRUNCATED or 0.
     """
     # C1 pairs with P1: the bytes are there before the word. Stronger than
     # release because the producer then asks whether the writer sleeps, see
@@ -309,7 +309,7 @@ cdef inline uint64_t ring_used(Ring *ring) noexcept nogil:
     return load_relaxed(&ring.at.head.value) - tail
 
 
-cdef inline void ring_shorten(Ring *ring, uint64_t position, uint64_t length) noexcept nogil:
+cdef inline void ring_truncate(Ring *ring, uint64_t position, uint64_t length) noexcept nogil:
     """Cut a committed record to `length` bytes, fewer than it has. Writer only, before release.
 
     What is cut off becomes a record that is skipped.
@@ -319,15 +319,15 @@ cdef inline void ring_shorten(Ring *ring, uint64_t position, uint64_t length) no
     cdef uint64_t rest = record_span(word & LENGTH_MASK) - record_span(length)
     # The rest first: who recovers the ring must find it, whenever this process ends.
     if rest:
-        ring_skip(ring, position + record_span(length), rest)
-    store_seq_cst(&record.word, (word & ~(LENGTH_MASK | PLACE_MASK)) | SHORTENED
+        ring_discard(ring, position + record_span(length), rest)
+    store_seq_cst(&record.word, (word & ~(LENGTH_MASK | PLACE_MASK)) | TRUNCATED
                   | word_place(position, length) | length)
 
 
-cdef inline void ring_skip(Ring *ring, uint64_t position, uint64_t span) noexcept nogil:
+cdef inline void ring_discard(Ring *ring, uint64_t position, uint64_t span) noexcept nogil:
     """Make a record of `span` bytes that is not to be sent."""
     store_seq_cst(&ring_at(ring, position).word,
-                  COMMITTED | SKIPPED | word_make(position, 0, span - RECORD_HEADER))
+                  COMMITTED | DISCARDED | word_make(position, 0, span - RECORD_HEADER))
 
 
 # --- after a crash -----------------------------------------------------------------------------
@@ -338,7 +338,7 @@ cdef inline uint64_t ring_find(Ring *ring, uint64_t position, uint64_t end) noex
     cdef uint64_t span = record_span(word & LENGTH_MASK)
     if word == 0 or word & PLACE_MASK != word_place(position, word & LENGTH_MASK):
         return 0
-    if word & LENGTH_MASK > ring.max_length and not word & SKIPPED or span > end - position:
+    if word & LENGTH_MASK > ring.max_length and not word & DISCARDED or span > end - position:
         return 0
     return span
 
@@ -377,8 +377,8 @@ cdef inline bint ring_mend(Ring *ring, Mended *found) noexcept nogil:
             word = load_relaxed(&ring_at(ring, position).word)
             if not word & COMMITTED:
                 found.unfinished += 1
-                ring_skip(ring, position, span)
-            elif not word & SKIPPED:
+                ring_discard(ring, position, span)
+            elif not word & DISCARDED:
                 found.records += 1
         else:
             span = ring_next(ring, position, head) - position
@@ -387,6 +387,6 @@ cdef inline bint ring_mend(Ring *ring, Mended *found) noexcept nogil:
                 if load_relaxed(&ring_at(ring, i).word):
                     found.damaged += RECORD_ALIGN
                 i += RECORD_ALIGN
-            ring_skip(ring, position, span)
+            ring_discard(ring, position, span)
         position += span
     return True

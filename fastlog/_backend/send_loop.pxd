@@ -9,15 +9,15 @@ from fastlog._backend.atomics cimport (add_relaxed, exchange_seq_cst, load_acqui
                                store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
-from fastlog._backend.framing cimport frame_blank, frame_cut
+from fastlog._backend.framing cimport frame_blank, frame_truncate
 from fastlog._backend.posix cimport SOCK_STREAM, iovec
-from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Ring, page_size, record_bytes,
-                            record_span, ring_at, ring_peek, ring_populate, ring_shorten,
-                            ring_skip, word_severity)
+from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Ring, page_size, record_bytes,
+                            record_span, ring_at, ring_peek, ring_populate, ring_truncate,
+                            ring_discard, word_severity)
 from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
                                  transport_grow_buffer, transport_outcome, transport_send,
-                                 transport_shorter)
+                                 transport_truncated_size)
 from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail, writer_release,
                               writer_unlock_tail)
 
@@ -25,7 +25,7 @@ from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_t
 cdef enum:
     BACKOFF_MIN = 10 * MILLISECOND
     LARGE = 65536                 # bytes; for a record of so many there may never be memory:
-    MEMORY_TRIES = 10             # after so many it is shortened
+    MEMORY_TRIES = 10             # after so many it is truncated
     POPULATE_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
     POPULATE_STEP = 1 << 16       # at a time: no urgent record waits long for it
 
@@ -59,7 +59,7 @@ cdef inline void writer_pass(Writer *writer, uint64_t position) noexcept nogil:
         return
     while passed < position:
         span = record_span(load_relaxed(&ring_at(ring, passed).word) & LENGTH_MASK)
-        ring_skip(ring, passed, span)           # when it is its turn, it is not sent again
+        ring_discard(ring, passed, span)           # when it is its turn, it is not sent again
         passed += span
     store_release(&writer.passed.value, passed)
 
@@ -78,7 +78,7 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
         word = ring_peek(ring, position)
         if word == 0:
             break
-        if not word & SKIPPED:
+        if not word & DISCARDED:
             if count == 0:
                 writer.first = position
             part = &writer.transport.parts[count]
@@ -127,7 +127,7 @@ cdef inline Drained writer_connect(Writer *writer) noexcept nogil:
     return NOTHING_WRONG
 
 
-cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
+cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
     """After EMSGSIZE: a larger buffer, else a shorter record, else none.
 
     Not shorter where the record is more than text: journald ignores an entry with an end missing.
@@ -139,16 +139,16 @@ cdef inline void writer_shorten_first(Writer *writer) noexcept nogil:
         return
     writer_count_error(writer, EMSGSIZE)
     writer.memory_tries = 0
-    limit = 0 if writer.transport.by_memfd else transport_shorter(&writer.transport, length)
+    limit = 0 if writer.transport.by_memfd else transport_truncated_size(&writer.transport, length)
     if limit == 0:
         count_loss(&writer.counters, UNSENDABLE, word_severity(word))
         writer_enter_outage(writer)
         writer_pass(writer, writer.ends[0])
         return
-    if not word & SHORTENED:
+    if not word & TRUNCATED:
         add_relaxed(&writer.counters.truncated, 1)
-    ring_shorten(&writer.ring, writer.first,
-                 frame_cut(<char *>writer.transport.parts[0].iov_base, length, limit))
+    ring_truncate(&writer.ring, writer.first,
+                 frame_truncate(<char *>writer.transport.parts[0].iov_base, length, limit))
 
 
 cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
@@ -172,7 +172,7 @@ cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
     if outcome == WAIT_WRITABLE:
         return PEER_FULL
     if outcome == TOO_LONG:
-        writer_shorten_first(writer)
+        writer_truncate_first(writer)
         return NOTHING_WRONG
     writer_count_error(writer, errno)
     if outcome == WAIT_MEMORY:
@@ -181,7 +181,7 @@ cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
         writer.memory_tries += 1
         if (writer.memory_tries >= MEMORY_TRIES and writer.transport.parts[0].iov_len > LARGE
                 and writer.transport.connected_socktype != SOCK_STREAM):
-            writer_shorten_first(writer)
+            writer_truncate_first(writer)
         return NO_MEMORY
     writer_disconnect(writer)
     # At once the first time: a restarted daemon is usually there again.

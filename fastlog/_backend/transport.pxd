@@ -421,7 +421,7 @@ cdef inline bint transport_grow_buffer(Transport *transport, size_t length) noex
     return <size_t>transport_buffer(transport) >= length
 
 
-cdef inline size_t transport_shorter(Transport *transport, size_t length) noexcept nogil:
+cdef inline size_t transport_truncated_size(Transport *transport, size_t length) noexcept nogil:
     """The length to try after EMSGSIZE for `length` bytes; 0: there is none.
 
     What the buffer allows; for UDP 65,507 (IPv4: 65,535 less headers). Where that explains

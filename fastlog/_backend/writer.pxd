@@ -33,7 +33,7 @@ from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timesp
 from fastlog._backend.counters cimport EVICTED, Counters, count_loss
 from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock, pthread_mutex_trylock,
                              pthread_mutex_unlock, pthread_t)
-from fastlog._backend.ring cimport (LENGTH_MASK, SKIPPED, Mended, Ring, record_bytes, record_span, ring_at,
+from fastlog._backend.ring cimport (LENGTH_MASK, DISCARDED, Mended, Ring, record_bytes, record_span, ring_at,
                             ring_limit, ring_peek, ring_release, ring_used, word_severity)
 from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport, transport_set_aside
 
@@ -219,7 +219,7 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
         word = ring_peek(ring, position)
         if word == 0 or writer.transport.partial and writer.ahead:
             break
-        if word & SKIPPED:
+        if word & DISCARDED:
             pass
         elif writer.transport.partial:
             # Half of the first one is on its way: the other half has to follow.

@@ -6,7 +6,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
 from libc.limits cimport LLONG_MAX
 from libc.string cimport memchr, memcpy
 
-from fastlog._backend.framing cimport MARK, MARK_SIZE, frame_utf8_floor
+from fastlog._backend.framing cimport TRUNCATION_MARK, TRUNCATION_MARK_SIZE, frame_utf8_floor
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text)
@@ -178,14 +178,14 @@ cdef inline object message_join(Message *message):
     return text
 
 
-cdef inline void message_shorten(Message *message, size_t space) noexcept:
+cdef inline void message_truncate(Message *message, size_t space) noexcept:
     """Keep the first `space` bytes at most: whole characters, and the mark behind them."""
     cdef int i = 0
-    cdef bint marked = space >= MARK_SIZE
+    cdef bint marked = space >= TRUNCATION_MARK_SIZE
     cdef size_t kept = 0
     cdef Piece *piece
     if marked:
-        space -= MARK_SIZE
+        space -= TRUNCATION_MARK_SIZE
     while i < message.count:
         piece = &message.pieces[i]
         i += 1
@@ -200,7 +200,7 @@ cdef inline void message_shorten(Message *message, size_t space) noexcept:
         if message.count == PIECES_MAX:       # nothing but the mark is left of the last piece
             message.count -= 1
             message.size -= message.pieces[message.count].size
-        message_add_bytes(message, MARK, MARK_SIZE)
+        message_add_bytes(message, TRUNCATION_MARK, TRUNCATION_MARK_SIZE)
 
 
 cdef inline bytes message_bytes(Message *message):

@@ -14,11 +14,11 @@ from libc.string cimport memchr, strlen
 
 from fastlog._core cimport Engine
 from fastlog._frontend.emit cimport Encoder
-from fastlog._backend.framing cimport MARK, MARK_SIZE, frame_utf8_floor
+from fastlog._backend.framing cimport TRUNCATION_MARK, TRUNCATION_MARK_SIZE, frame_utf8_floor
 from fastlog._frontend.rfc_header cimport Header, text_of
 from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
                                message_add_object, message_set_prefix, message_set_piece, message_has,
-                               message_shorten)
+                               message_truncate)
 from fastlog._frontend.log_record cimport LogCall, CallSite, created_of, find_caller, thread_name
 
 cdef enum:
@@ -94,27 +94,27 @@ cdef bint add_field(Message *message, const char *name, object value,
     cdef Py_ssize_t space = (longest - <Py_ssize_t>message.size - <Py_ssize_t>strlen(name)
                             - LENGTH_OVERHEAD)
     cdef Piece *piece = &message.pieces[first + 1]
-    cdef bint shortened
+    cdef bint truncated
     if value is None or type(value) is str and not value:
         return False
-    if space < MARK_SIZE:
+    if space < TRUNCATION_MARK_SIZE:
         return True
     message_add_bytes(message, name, strlen(name))
     if type(value) is str:
         message_add(message, value)
     elif type(value) is not int or not message_add_number(message, value):
         message_add_object(message, value_bytes(value))
-    shortened = piece.size > <size_t>space
-    if shortened:
+    truncated = piece.size > <size_t>space
+    if truncated:
         message.size -= piece.size
         message_set_piece(message, first + 1, piece.data[:frame_utf8_floor(
-            piece.data, space - MARK_SIZE)] + MARK)
+            piece.data, space - TRUNCATION_MARK_SIZE)] + TRUNCATION_MARK)
     if memchr(piece.data, c"\n", piece.size) != NULL:
         message.size -= message.pieces[first].size
         message_set_piece(message, first, b"%b\n%b" % (
             name[:strlen(name) - 1], struct.pack("<Q", piece.size)))
     message_add_bytes(message, "\n", 1)
-    return shortened
+    return truncated
 
 
 cdef object exception_text(dict own):
@@ -158,7 +158,7 @@ cdef class Journal(Encoder):
         cdef size_t longest = engine.longest_entry()
         cdef Py_ssize_t rest              # what the fields of our own end before
         cdef bytes others = self.constant
-        cdef bint shortened = False
+        cdef bint truncated = False
         cdef dict own
         cdef list found
         cdef CallSite call_site
@@ -167,41 +167,41 @@ cdef class Journal(Encoder):
             own = attributes if type(attributes) is dict else dict(attributes)
             found = [item for item in own.items() if item[0] not in own_attributes]
             if found:
-                others = self.extra_fields(found, longest // 2, &shortened)
+                others = self.extra_fields(found, longest // 2, &truncated)
         if self.add_text(message, prefix, longest - longest // OTHERS_SHARE - min(
                 <size_t>len(others), longest // 2)):
-            shortened = True
+            truncated = True
         self.add_origin(message, ident, priority,
                         own.get("created") if call == NULL else created_of(call.time))
         rest = <Py_ssize_t>longest - len(others)
         if call == NULL:
-            shortened |= add_field(message, "LOGGER=", own.get("name"), rest)
-            shortened |= add_field(message, "CODE_FILE=", own.get("pathname"), rest)
-            shortened |= add_field(message, "CODE_LINE=", own.get("lineno"), rest)
-            shortened |= add_field(message, "CODE_FUNC=", own.get("funcName"), rest)
-            shortened |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
-            shortened |= add_field(message, "EXCEPTION_TEXT=", exception_text(own), rest)
+            truncated |= add_field(message, "LOGGER=", own.get("name"), rest)
+            truncated |= add_field(message, "CODE_FILE=", own.get("pathname"), rest)
+            truncated |= add_field(message, "CODE_LINE=", own.get("lineno"), rest)
+            truncated |= add_field(message, "CODE_FUNC=", own.get("funcName"), rest)
+            truncated |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
+            truncated |= add_field(message, "EXCEPTION_TEXT=", exception_text(own), rest)
         else:
             call_site = find_caller(call.stacklevel)
-            shortened |= add_field(message, "LOGGER=", <object>call.name, rest)
-            shortened |= add_field(message, "CODE_FILE=", call_site.pathname, rest)
-            shortened |= add_field(message, "CODE_LINE=", call_site.lineno, rest)
-            shortened |= add_field(message, "CODE_FUNC=", call_site.function, rest)
-            shortened |= add_field(message, "THREAD_NAME=", thread_name(), rest)
+            truncated |= add_field(message, "LOGGER=", <object>call.name, rest)
+            truncated |= add_field(message, "CODE_FILE=", call_site.pathname, rest)
+            truncated |= add_field(message, "CODE_LINE=", call_site.lineno, rest)
+            truncated |= add_field(message, "CODE_FUNC=", call_site.function, rest)
+            truncated |= add_field(message, "THREAD_NAME=", thread_name(), rest)
         message_add_object(message, others)
-        return engine.put_entry(priority, message, urgent, shortened)
+        return engine.put_entry(priority, message, urgent, truncated)
 
     cdef bint add_text(self, Message *message, int prefix, size_t longest) except -1:
-        """Make the text the field MESSAGE, of at most so many bytes; whether it was shortened."""
-        cdef bint shortened = message.size > longest
-        if shortened:
-            message_shorten(message, longest)
+        """Make the text the field MESSAGE, of at most so many bytes; whether it was truncated."""
+        cdef bint truncated = message.size > longest
+        if truncated:
+            message_truncate(message, longest)
         if message_has(message, c"\n"):
             message_set_piece(message, prefix, b"MESSAGE\n" + struct.pack("<Q", message.size))
         else:
             message_set_piece(message, prefix, b"MESSAGE=")
         message_add_bytes(message, "\n", 1)
-        return shortened
+        return truncated
 
     cdef int add_origin(self, Message *message, object ident, unsigned int priority,
                         object created) except -1:
@@ -227,7 +227,7 @@ cdef class Journal(Encoder):
         for attribute, value in found:
             data = value_bytes(value)
             if <size_t>len(data) > space:
-                data = data[:frame_utf8_floor(data, space)] + MARK
+                data = data[:frame_utf8_floor(data, space)] + TRUNCATION_MARK
                 space = 0
                 cut[0] = True
             else:

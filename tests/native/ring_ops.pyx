@@ -8,9 +8,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from fastlog._backend.atomics cimport load_relaxed, store_relaxed
-from fastlog._backend.ring cimport (LENGTH_MASK, SHORTENED, SKIPPED, Mended, Record, Ring, record_bytes,
+from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Mended, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_create, ring_destroy,
-                            ring_mend, ring_peek, ring_release, ring_shorten, ring_try_reserve,
+                            ring_mend, ring_peek, ring_release, ring_truncate, ring_try_reserve,
                             ring_used, ring_zero)
 
 
@@ -60,8 +60,8 @@ cdef class PyRing:
         if word == 0:
             return None
         cdef uint64_t length = word & LENGTH_MASK
-        data = None if word & SKIPPED else record_bytes(ring_at(&self.ring, position))[:length]
-        return data, position + record_span(length), bool(word & SHORTENED)
+        data = None if word & DISCARDED else record_bytes(ring_at(&self.ring, position))[:length]
+        return data, position + record_span(length), bool(word & TRUNCATED)
 
     def release(self, uint64_t position):
         ring_release(&self.ring, position)
@@ -72,7 +72,7 @@ cdef class PyRing:
         ring_zero(&self.ring, self.tail, zeroed)
 
     def shorten(self, uint64_t position, uint64_t length):
-        ring_shorten(&self.ring, position, length)
+        ring_truncate(&self.ring, position, length)
 
     def damage(self, uint64_t position, uint64_t word):
         """Overwrite the 8 bytes at a multiple of 8."""

@@ -39,7 +39,7 @@ class Entry:
     data: bytes | None           # None: to be skipped
     span: int
     is_committed: bool = False
-    is_shortened: bool = False
+    is_truncated: bool = False
     is_damaged: bool = False
 
 
@@ -119,7 +119,7 @@ class RingMachine(RuleBasedStateMachine):
         length = data.draw(st.integers(1, len(entry.data) - 1))
         self.ring.shorten(entry.position, length)
         rest = entry.span - span_of(length)
-        entry.data, entry.span, entry.is_shortened = entry.data[:length], span_of(length), True
+        entry.data, entry.span, entry.is_truncated = entry.data[:length], span_of(length), True
         if rest:
             self.model.insert(self.model.index(entry) + 1,
                               Entry(entry.position + entry.span, None, rest, True))
@@ -168,8 +168,8 @@ class RingMachine(RuleBasedStateMachine):
         found = []
         position = self.ring.tail
         while position < self.ring.head:
-            data, end, is_shortened = self.ring.peek(position)
-            found.append(Entry(position, data, end - position, True, is_shortened))
+            data, end, is_truncated = self.ring.peek(position)
+            found.append(Entry(position, data, end - position, True, is_truncated))
             position = end
         assert position == self.ring.head
         return found
@@ -193,9 +193,9 @@ class RingMachine(RuleBasedStateMachine):
         position = self.ring.tail
         for entry in self.committed_prefix():
             assert entry.position == position
-            data, position, is_shortened = self.ring.peek(position)
-            assert (data, position, is_shortened) == (
-                entry.data, entry.position + entry.span, entry.is_shortened)
+            data, position, is_truncated = self.ring.peek(position)
+            assert (data, position, is_truncated) == (
+                entry.data, entry.position + entry.span, entry.is_truncated)
         if len(self.committed_prefix()) < len(self.model):
             assert self.ring.peek(position) is None
 
