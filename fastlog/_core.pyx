@@ -23,7 +23,7 @@ from fastlog._engine.message cimport (Message, message_add, message_add_bytes, m
                                message_truncate)
 from fastlog._backend.posix cimport SOCK_STREAM
 from fastlog._engine.registry cimport Registry, registry_add, registry_remove
-from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Mended, Record, Ring, record_bytes,
+from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, RecoveryStats, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_detach, ring_peek,
                             ring_release, ring_try_reserve, ring_used)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_discard_inherited, writer_notify,
@@ -52,7 +52,7 @@ cdef enum:
 
 # --- which process is this? --------------------------------------------------------------------
 
-# A word on a page that the kernel hands to a forked child as zeros: madvise(2),
+# A header on a page that the kernel hands to a forked child as zeros: madvise(2),
 # MADV_WIPEONFORK, Linux 4.14. So a fork is noticed by one load, also when it was
 # made in C and no hook of Python's ran. All other memory is copied: the child
 # counts on from its parent's number, and no number is met twice in one line.
@@ -495,7 +495,7 @@ cdef class Engine:
 
     def recovered(self):
         """What the spool held at the beginning: (records, unfinished ones, bytes of damage)."""
-        cdef Mended *found = &pointer_load(&self.writer).mended
+        cdef RecoveryStats *found = &pointer_load(&self.writer).recovered
         return found.records, found.unfinished, found.damaged
 
     def start(self):
@@ -511,13 +511,13 @@ cdef class Engine:
         """The records in the ring as bytes, oldest first. Only where no writer was started."""
         cdef Ring *ring = &pointer_load(&self.writer).ring
         cdef uint64_t position = load_relaxed(&ring.at.tail.value)
-        cdef uint64_t word
+        cdef uint64_t header
         found = []
         while position < load_relaxed(&ring.at.head.value):
-            word = ring_peek(ring, position)
-            if not word & DISCARDED:
-                found.append(record_bytes(ring_at(ring, position))[:word & LENGTH_MASK])
-            position += record_span(word & LENGTH_MASK)
+            header = ring_peek(ring, position)
+            if not header & DISCARDED:
+                found.append(record_bytes(ring_at(ring, position))[:header & LENGTH_MASK])
+            position += record_span(header & LENGTH_MASK)
         return found
 
     def release_first(self):
@@ -525,15 +525,15 @@ cdef class Engine:
         """
         cdef Ring *ring = &self.writer.ring
         cdef uint64_t position = load_relaxed(&ring.at.tail.value)
-        cdef uint64_t word
+        cdef uint64_t header
         cdef bint found = False
         while position < load_relaxed(&ring.at.head.value):
-            word = ring_peek(ring, position)
-            if not word & DISCARDED:
+            header = ring_peek(ring, position)
+            if not header & DISCARDED:
                 if found:
                     break
                 found = True
-            position += record_span(word & LENGTH_MASK)
+            position += record_span(header & LENGTH_MASK)
         ring_release(ring, position)
         count_owned(&self.writer.counters.sent.value, found)
 

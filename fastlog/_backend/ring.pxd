@@ -2,30 +2,30 @@
 
 Positions are bytes since the ring was made; they only grow (2**64 bytes never
 come around), and `position & mask` is the place in memory. A record starts at
-a multiple of 8 with one 8-byte word; its bytes follow. The first half of the
+a multiple of 8 with one 8-byte header; its bytes follow. The first half of the
 memory is mapped a second time behind its end, so a record that reaches over
 the end is still one run of bytes.
 
     producer                                 writer
-    1. claim [head, head + span)             1. at tail: is the word COMMITTED?
-    2. store the word, not committed         2. use the bytes
+    1. claim [head, head + span)             1. at tail: is the header COMMITTED?
+    2. store the header, not committed         2. use the bytes
     3. fill in the bytes                     3. zero all of it, move tail on
-    4. commit the word
+    4. commit the header
 
 Free memory is all zeros, always: that is what makes the question safe to
 ask before the producer of that record has written a single byte. (A position
-or lap number in the word would cost the writer no zeroing, but bytes of an old
+or lap number in the header would cost the writer no zeroing, but bytes of an old
 message could then be made to look like a committed record.)
 
 The memory is a file: a memfd, or a spool on disk that outlives the process
 (_spool/file.py). Its first page holds the positions; what a dead process left in
-it, ring_mend() makes whole. For that a word carries, besides the length, the
+it, ring_recover() makes whole. For that a header carries, besides the length, the
 severity and 26 bits made of its position and length, which bytes of a message, or
 a damaged length, hardly match.
 
 The pairs of the memory orders, named where they stand below:
 
-    C1 ring_commit   seq_cst store of the word    > P1 ring_peek   acquire
+    C1 ring_commit   seq_cst store of the header    > P1 ring_peek   acquire
     R1 ring_release  seq_cst store of tail        > A1 ring_try_reserve acquire
     H1 ring_try_reserve, cas on head              relaxed: see there
 """
@@ -41,34 +41,34 @@ from fastlog._backend.posix cimport MADV_POPULATE_WRITE, MFD_CLOEXEC, memfd_crea
 
 cdef enum:
     RECORD_ALIGN = 8
-    RECORD_HEADER = 8             # the word
+    HEADER_SIZE = 8             # the header
     POSITIONS_OFFSET = 512        # in the file; what comes before is _spool/file.py's
-    PLACE_FACTOR = 0x2545F491     # odd, so that every length up to 2**26 has another place
+    CHECK_FACTOR = 0x2545F491     # odd, so that every length up to 2**26 has another place
     WARNING_SEVERITY = 4          # RFC 5424 section 6.2.1; smaller is worse
 
 cdef extern from *:
     """
-    /* A record's word. Bits 0-31: length in bytes, 32-34: severity, 35-60: word_place(). */
+    /* A record's header. Bits 0-31: length in bytes, 32-34: severity, 35-60: header_check(). */
     #define FASTLOG_COMMITTED ((uint64_t)1 << 63)
     #define FASTLOG_TRUNCATED ((uint64_t)1 << 62)
     #define FASTLOG_DISCARDED ((uint64_t)1 << 61)
     #define FASTLOG_LENGTH_MASK ((uint64_t)0xffffffff)
-    #define FASTLOG_PLACE_MASK ((uint64_t)0x3ffffff << 35)
+    #define FASTLOG_CHECK_MASK ((uint64_t)0x3ffffff << 35)
     """
     const uint64_t COMMITTED "FASTLOG_COMMITTED"
     const uint64_t TRUNCATED "FASTLOG_TRUNCATED"    # and counted
     const uint64_t DISCARDED "FASTLOG_DISCARDED"        # no record: not to be sent
     const uint64_t LENGTH_MASK "FASTLOG_LENGTH_MASK"
-    const uint64_t PLACE_MASK "FASTLOG_PLACE_MASK"
+    const uint64_t CHECK_MASK "FASTLOG_CHECK_MASK"
 
 ctypedef struct Record:
-    atomic_u64 word               # 0 in free memory
+    atomic_u64 header               # 0 in free memory
     # the record's bytes follow
 
 ctypedef struct Positions:
     line_u64 head                 # next position to claim; moved by producers
     line_u64 tail                 # next position to release; moved by the writer only
-    line_u64 done                 # what lies before is sent: tail, but for a moment ahead of it
+    line_u64 sent_pos                 # what lies before is sent: tail, but for a moment ahead of it
 
 ctypedef struct Ring:
     # Constant from ring_create to ring_destroy:
@@ -80,7 +80,7 @@ ctypedef struct Ring:
     uint64_t open_capacity        # bytes that records below WARNING may fill
     uint64_t max_length           # bytes of the longest record
 
-ctypedef struct Mended:           # what ring_mend() found
+ctypedef struct RecoveryStats:           # what ring_recover() found
     uint64_t records              # committed ones
     uint64_t unfinished           # whose producer died before the commit
     uint64_t damaged              # bytes that are no record
@@ -88,26 +88,26 @@ ctypedef struct Mended:           # what ring_mend() found
 
 cdef inline uint64_t record_span(uint64_t length) noexcept nogil:
     """Bytes that a record of `length` bytes takes up in the ring."""
-    return (RECORD_HEADER + length + RECORD_ALIGN - 1) & ~<uint64_t>(RECORD_ALIGN - 1)
+    return (HEADER_SIZE + length + RECORD_ALIGN - 1) & ~<uint64_t>(RECORD_ALIGN - 1)
 
 
 cdef inline char *record_bytes(Record *record) noexcept nogil:
-    return <char *>record + RECORD_HEADER
+    return <char *>record + HEADER_SIZE
 
 
-cdef inline uint64_t word_make(uint64_t position, uint64_t severity,
+cdef inline uint64_t header_make(uint64_t position, uint64_t severity,
                                uint64_t length) noexcept nogil:
-    """The word of a record that is not committed."""
-    return word_place(position, length) | severity << 32 | length
+    """The header of a record that is not committed."""
+    return header_check(position, length) | severity << 32 | length
 
 
-cdef inline uint64_t word_place(uint64_t position, uint64_t length) noexcept nogil:
-    """What tells a word from other bytes, and its length from a damaged one."""
-    return ((position + <uint64_t>PLACE_FACTOR * length * RECORD_ALIGN) << 32) & PLACE_MASK
+cdef inline uint64_t header_check(uint64_t position, uint64_t length) noexcept nogil:
+    """What tells a header from other bytes, and its length from a damaged one."""
+    return ((position + <uint64_t>CHECK_FACTOR * length * RECORD_ALIGN) << 32) & CHECK_MASK
 
 
-cdef inline uint64_t word_severity(uint64_t word) noexcept nogil:
-    return (word >> 32) & 7
+cdef inline uint64_t header_severity(uint64_t header) noexcept nogil:
+    return (header >> 32) & 7
 
 
 cdef inline uint64_t page_size() noexcept nogil:
@@ -153,7 +153,7 @@ cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noe
     ring.capacity = capacity
     ring.mask = capacity - 1
     ring.open_capacity = capacity - capacity // 8
-    ring.max_length = capacity // 2 - RECORD_HEADER
+    ring.max_length = capacity // 2 - HEADER_SIZE
     return 0
 
 
@@ -227,7 +227,7 @@ cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, uint64_t sever
     cdef uint64_t span = record_span(length)
     cdef uint64_t limit = ring_limit(ring, severity)
     # H1, relaxed: head orders nothing. A claim is the cas itself, and what the
-    # claim makes visible to the writer is the word (C1), never head.
+    # claim makes visible to the writer is the header (C1), never head.
     cdef uint64_t head = load_relaxed(&ring.at.head.value)
     while True:
         # A1 pairs with R1: the writer's zeroing is over before we fill.
@@ -238,7 +238,7 @@ cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, uint64_t sever
             return NULL
         if cas_relaxed(&ring.at.head.value, &head, head + span):
             # Relaxed: for those who come after a crash, not for the writer.
-            store_relaxed(&ring_at(ring, head).word, word_make(head, severity, length))
+            store_relaxed(&ring_at(ring, head).header, header_make(head, severity, length))
             return ring_at(ring, head)
 
 
@@ -247,23 +247,23 @@ cdef inline void ring_commit(Record *record, uint64_t flags) noexcept nogil:
 
     flags: TRUNCATED or 0.
     """
-    # C1 pairs with P1: the bytes are there before the word. Stronger than
+    # C1 pairs with P1: the bytes are there before the header. Stronger than
     # release because the producer then asks whether the writer sleeps, see
     # _backend/writer.pxd: S1.
-    store_seq_cst(&record.word, COMMITTED | flags | load_relaxed(&record.word))
+    store_seq_cst(&record.header, COMMITTED | flags | load_relaxed(&record.header))
 
 
 cdef inline uint64_t ring_peek(Ring *ring, uint64_t position) noexcept nogil:
-    """The word of the record at `position`, 0 if it is not committed. Writer only."""
-    cdef uint64_t word = load_acquire(&ring_at(ring, position).word)     # P1 pairs with C1
-    return word if word & COMMITTED else 0
+    """The header of the record at `position`, 0 if it is not committed. Writer only."""
+    cdef uint64_t header = load_acquire(&ring_at(ring, position).header)     # P1 pairs with C1
+    return header if header & COMMITTED else 0
 
 
 cdef inline bint ring_is_ready(Ring *ring) noexcept nogil:
     """Whether the record at tail is committed. Writer only, before it sleeps."""
     # seq_cst instead of P1: the writer stored its state just before (S2). The tail, too: a
     # producer that discards old records may have moved it.
-    return load_seq_cst(&ring_at(ring, load_seq_cst(&ring.at.tail.value)).word) & COMMITTED != 0
+    return load_seq_cst(&ring_at(ring, load_seq_cst(&ring.at.tail.value)).header) & COMMITTED != 0
 
 
 cdef inline void ring_zero(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:
@@ -282,7 +282,7 @@ cdef inline void ring_release(Ring *ring, uint64_t position) noexcept nogil:
     # Before the first byte goes: a process that is killed in the middle leaves
     # half-zeroed records, which must not be looked at. seq_cst so that no
     # compiler moves the zeroing up.
-    store_seq_cst(&ring.at.done.value, position)
+    store_seq_cst(&ring.at.sent_pos.value, position)
     ring_zero(ring, load_relaxed(&ring.at.tail.value), position)
     # R1 pairs with A1: zeroed before it is free. Stronger than release because
     # the writer then asks whether somebody waits for space, see _backend/writer.pxd: W1.
@@ -315,52 +315,52 @@ cdef inline void ring_truncate(Ring *ring, uint64_t position, uint64_t length) n
     What is cut off becomes a record that is skipped.
     """
     cdef Record *record = ring_at(ring, position)
-    cdef uint64_t word = load_relaxed(&record.word)
-    cdef uint64_t rest = record_span(word & LENGTH_MASK) - record_span(length)
+    cdef uint64_t header = load_relaxed(&record.header)
+    cdef uint64_t rest = record_span(header & LENGTH_MASK) - record_span(length)
     # The rest first: who recovers the ring must find it, whenever this process ends.
     if rest:
         ring_discard(ring, position + record_span(length), rest)
-    store_seq_cst(&record.word, (word & ~(LENGTH_MASK | PLACE_MASK)) | TRUNCATED
-                  | word_place(position, length) | length)
+    store_seq_cst(&record.header, (header & ~(LENGTH_MASK | CHECK_MASK)) | TRUNCATED
+                  | header_check(position, length) | length)
 
 
 cdef inline void ring_discard(Ring *ring, uint64_t position, uint64_t span) noexcept nogil:
     """Make a record of `span` bytes that is not to be sent."""
-    store_seq_cst(&ring_at(ring, position).word,
-                  COMMITTED | DISCARDED | word_make(position, 0, span - RECORD_HEADER))
+    store_seq_cst(&ring_at(ring, position).header,
+                  COMMITTED | DISCARDED | header_make(position, 0, span - HEADER_SIZE))
 
 
 # --- after a crash -----------------------------------------------------------------------------
 
-cdef inline uint64_t ring_find(Ring *ring, uint64_t position, uint64_t end) noexcept nogil:
+cdef inline uint64_t ring_record_span(Ring *ring, uint64_t position, uint64_t end) noexcept nogil:
     """The span of the record that begins at `position`, committed or not; 0: none does."""
-    cdef uint64_t word = load_acquire(&ring_at(ring, position).word)
-    cdef uint64_t span = record_span(word & LENGTH_MASK)
-    if word == 0 or word & PLACE_MASK != word_place(position, word & LENGTH_MASK):
+    cdef uint64_t header = load_acquire(&ring_at(ring, position).header)
+    cdef uint64_t span = record_span(header & LENGTH_MASK)
+    if header == 0 or header & CHECK_MASK != header_check(position, header & LENGTH_MASK):
         return 0
-    if word & LENGTH_MASK > ring.max_length and not word & DISCARDED or span > end - position:
+    if header & LENGTH_MASK > ring.max_length and not header & DISCARDED or span > end - position:
         return 0
     return span
 
 
-cdef inline uint64_t ring_next(Ring *ring, uint64_t position, uint64_t end) noexcept nogil:
+cdef inline uint64_t ring_find_next(Ring *ring, uint64_t position, uint64_t end) noexcept nogil:
     """Where the next record after something that is none begins, or `end`."""
     position += RECORD_ALIGN
-    while position < end and ring_find(ring, position, end) == 0:
+    while position < end and ring_record_span(ring, position, end) == 0:
         position += RECORD_ALIGN
     return position
 
 
-cdef inline bint ring_mend(Ring *ring, Mended *found) noexcept nogil:
+cdef inline bint ring_recover(Ring *ring, RecoveryStats *found) noexcept nogil:
     """Make a ring that a dead process left whole: all that is not a committed record is skipped.
 
     False, and nothing is changed, if the positions make no sense. No thread may use the ring.
     """
     cdef uint64_t head = load_relaxed(&ring.at.head.value)
     cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
-    cdef uint64_t position = load_relaxed(&ring.at.done.value)
-    cdef uint64_t word, span, i
-    memset(found, 0, sizeof(Mended))
+    cdef uint64_t position = load_relaxed(&ring.at.sent_pos.value)
+    cdef uint64_t header, span, i
+    memset(found, 0, sizeof(RecoveryStats))
     if ((head | tail | position) % RECORD_ALIGN or head > <uint64_t>1 << 62
             or tail > position or position > head or head - tail > ring.capacity):
         return False
@@ -368,23 +368,23 @@ cdef inline bint ring_mend(Ring *ring, Mended *found) noexcept nogil:
     store_relaxed(&ring.at.tail.value, position)
     i = head                      # free memory is nearly always zeros: then leave the pages be
     while i < position + ring.capacity:
-        if load_relaxed(&ring_at(ring, i).word):
-            store_relaxed(&ring_at(ring, i).word, 0)
+        if load_relaxed(&ring_at(ring, i).header):
+            store_relaxed(&ring_at(ring, i).header, 0)
         i += RECORD_ALIGN
     while position < head:
-        span = ring_find(ring, position, head)
+        span = ring_record_span(ring, position, head)
         if span:
-            word = load_relaxed(&ring_at(ring, position).word)
-            if not word & COMMITTED:
+            header = load_relaxed(&ring_at(ring, position).header)
+            if not header & COMMITTED:
                 found.unfinished += 1
                 ring_discard(ring, position, span)
-            elif not word & DISCARDED:
+            elif not header & DISCARDED:
                 found.records += 1
         else:
-            span = ring_next(ring, position, head) - position
+            span = ring_find_next(ring, position, head) - position
             i = position
             while i < position + span:
-                if load_relaxed(&ring_at(ring, i).word):
+                if load_relaxed(&ring_at(ring, i).header):
                     found.damaged += RECORD_ALIGN
                 i += RECORD_ALIGN
             ring_discard(ring, position, span)

@@ -13,7 +13,7 @@ from fastlog._backend.framing cimport frame_blank, frame_truncate
 from fastlog._backend.posix cimport SOCK_STREAM, iovec
 from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Ring, page_size, record_bytes,
                             record_span, ring_at, ring_peek, ring_populate, ring_truncate,
-                            ring_discard, word_severity)
+                            ring_discard, header_severity)
 from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
                                  transport_grow_buffer, transport_outcome, transport_send,
@@ -58,7 +58,7 @@ cdef inline void writer_pass(Writer *writer, uint64_t position) noexcept nogil:
         writer_release(writer, position)
         return
     while passed < position:
-        span = record_span(load_relaxed(&ring_at(ring, passed).word) & LENGTH_MASK)
+        span = record_span(load_relaxed(&ring_at(ring, passed).header) & LENGTH_MASK)
         ring_discard(ring, passed, span)           # when it is its turn, it is not sent again
         passed += span
     store_release(&writer.passed.value, passed)
@@ -70,24 +70,24 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
     cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
     cdef uint64_t begin = writer_begin(writer)
     cdef uint64_t position = begin
-    cdef uint64_t word
+    cdef uint64_t header
     cdef iovec *part
     cdef int count = 0
     # A full ring ends where it starts: do not walk it twice.
     while count < TRANSPORT_BATCH and position - tail < ring.capacity:
-        word = ring_peek(ring, position)
-        if word == 0:
+        header = ring_peek(ring, position)
+        if header == 0:
             break
-        if not word & DISCARDED:
+        if not header & DISCARDED:
             if count == 0:
                 writer.first = position
             part = &writer.transport.parts[count]
             part.iov_base = record_bytes(ring_at(ring, position))
-            part.iov_len = word & LENGTH_MASK
+            part.iov_len = header & LENGTH_MASK
             if writer.transport.blanks:
                 frame_blank(<char *>part.iov_base, part.iov_len)
             count += 1
-        position += record_span(word & LENGTH_MASK)
+        position += record_span(header & LENGTH_MASK)
         if count:
             writer.ends[count - 1] = position
     if count == 0 and position != begin:
@@ -132,7 +132,7 @@ cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
 
     Not shorter where the record is more than text: journald ignores an entry with an end missing.
     """
-    cdef uint64_t word = ring_peek(&writer.ring, writer.first)
+    cdef uint64_t header = ring_peek(&writer.ring, writer.first)
     cdef size_t length = writer.transport.parts[0].iov_len
     cdef size_t limit
     if transport_grow_buffer(&writer.transport, length):
@@ -141,11 +141,11 @@ cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
     writer.memory_tries = 0
     limit = 0 if writer.transport.by_memfd else transport_truncated_size(&writer.transport, length)
     if limit == 0:
-        count_loss(&writer.counters, UNSENDABLE, word_severity(word))
+        count_loss(&writer.counters, UNSENDABLE, header_severity(header))
         writer_enter_outage(writer)
         writer_pass(writer, writer.ends[0])
         return
-    if not word & TRUNCATED:
+    if not header & TRUNCATED:
         add_relaxed(&writer.counters.truncated, 1)
     ring_truncate(&writer.ring, writer.first,
                  frame_truncate(<char *>writer.transport.parts[0].iov_base, length, limit))

@@ -8,8 +8,8 @@ places besides the ring:
 adaptive linger are described in DESIGN.md, "The writer". A missed wake-up is
 impossible because both sides store first and look second, all seq_cst:
 
-    producer: C1 store the record's word, then S1 load state
-    writer:   S2 store state, then load the word (ring_is_ready)
+    producer: C1 store the record's header, then S1 load state
+    writer:   S2 store state, then load the header (ring_is_ready)
 
 `wanted` is the lowest tail that anybody waits for, for space or for a flush, so
 that the writer wakes nobody before there is something to wake up for:
@@ -33,8 +33,8 @@ from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timesp
 from fastlog._backend.counters cimport EVICTED, Counters, count_loss
 from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock, pthread_mutex_trylock,
                              pthread_mutex_unlock, pthread_t)
-from fastlog._backend.ring cimport (LENGTH_MASK, DISCARDED, Mended, Ring, record_bytes, record_span, ring_at,
-                            ring_limit, ring_peek, ring_release, ring_used, word_severity)
+from fastlog._backend.ring cimport (LENGTH_MASK, DISCARDED, RecoveryStats, Ring, record_bytes, record_span, ring_at,
+                            ring_limit, ring_peek, ring_release, ring_used, header_severity)
 from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport, transport_set_aside
 
 
@@ -70,7 +70,7 @@ ctypedef struct Writer:
     int wake_fd                   # eventfd(2): the wake-up call
     int spool_fd                  # the ring's file, open because that holds its lock; -1: none
     int process                   # getpid() where it was made
-    Mended mended                 # what the ring held at the beginning
+    RecoveryStats recovered                 # what the ring held at the beginning
     bint evicting                 # producers discard old records: tail is under `tail_lock`
     pthread_mutex_t tail_lock
     bint tail_lock_lost           # its holder has crashed
@@ -213,24 +213,24 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef bint locked = writer_lock_tail(writer)
     cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
     cdef uint64_t position = tail
-    cdef uint64_t word
+    cdef uint64_t header
     cdef bint found
     while load_relaxed(&ring.at.head.value) - position > limit:
-        word = ring_peek(ring, position)
-        if word == 0 or writer.transport.partial and writer.ahead:
+        header = ring_peek(ring, position)
+        if header == 0 or writer.transport.partial and writer.ahead:
             break
-        if word & DISCARDED:
+        if header & DISCARDED:
             pass
         elif writer.transport.partial:
             # Half of the first one is on its way: the other half has to follow.
             if not transport_set_aside(&writer.transport, record_bytes(ring_at(ring, position)),
-                                       word & LENGTH_MASK):
+                                       header & LENGTH_MASK):
                 break
-            writer.aside_severity = word_severity(word)
+            writer.aside_severity = header_severity(header)
         else:
-            count_loss(&writer.counters, EVICTED, word_severity(word))
+            count_loss(&writer.counters, EVICTED, header_severity(header))
             writer_enter_outage(writer)
-        position += record_span(word & LENGTH_MASK)
+        position += record_span(header & LENGTH_MASK)
     # Also where nothing was discarded: the writer may have been faster.
     found = load_relaxed(&ring.at.head.value) - position <= limit
     if position != tail:

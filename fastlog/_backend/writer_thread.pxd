@@ -15,8 +15,8 @@ from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT,
                              pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
                              pthread_setname_np, pthread_sigmask, pthread_timedjoin_np,
                              sigfillset, sigset_t)
-from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, ring_find, ring_is_ready,
-                            ring_map, ring_mend, ring_next, ring_peek)
+from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, ring_record_span, ring_is_ready,
+                            ring_map, ring_recover, ring_find_next, ring_peek)
 from fastlog._backend.transport cimport errno_set, transport_close, transport_init, transport_is_network
 from fastlog._backend.writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
                               writer_enter_outage, writer_lock_tail, writer_offer_socket,
@@ -70,9 +70,9 @@ cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
     locked = writer_lock_tail(writer)
     head = load_relaxed(&ring.at.head.value)
     if begin != head and writer_begin(writer) == begin and not ring_peek(ring, begin):
-        span = ring_find(ring, begin, head)
+        span = ring_record_span(ring, begin, head)
         store_release(&writer.passed.value,
-                      begin + span if span else ring_next(ring, begin, head))
+                      begin + span if span else ring_find_next(ring, begin, head))
     writer_unlock_tail(writer, locked)
 
 
@@ -258,10 +258,10 @@ cdef inline bint writer_take_ring(Writer *writer, uint64_t capacity, int fd, bin
         return ring_create(&writer.ring, capacity) == 0
     if ring_map(&writer.ring, capacity, fd, not only_look) != 0:
         return False
-    if not ring_mend(&writer.ring, &writer.mended):
+    if not ring_recover(&writer.ring, &writer.recovered):
         errno_set(EBADMSG)
         return False
-    store_relaxed(&writer.counters.accepted.value, writer.mended.records)
+    store_relaxed(&writer.counters.accepted.value, writer.recovered.records)
     return True
 
 

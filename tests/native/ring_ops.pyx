@@ -8,9 +8,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from fastlog._backend.atomics cimport load_relaxed, store_relaxed
-from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Mended, Record, Ring, record_bytes,
+from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, RecoveryStats, Record, Ring, record_bytes,
                             record_span, ring_at, ring_commit, ring_create, ring_destroy,
-                            ring_mend, ring_peek, ring_release, ring_truncate, ring_try_reserve,
+                            ring_recover, ring_peek, ring_release, ring_truncate, ring_try_reserve,
                             ring_used, ring_zero)
 
 
@@ -56,39 +56,39 @@ cdef class PyRing:
 
     def peek(self, uint64_t position):
         """(bytes or None if it is to be skipped, next position, shortened?); None: no record."""
-        cdef uint64_t word = ring_peek(&self.ring, position)
-        if word == 0:
+        cdef uint64_t header = ring_peek(&self.ring, position)
+        if header == 0:
             return None
-        cdef uint64_t length = word & LENGTH_MASK
-        data = None if word & DISCARDED else record_bytes(ring_at(&self.ring, position))[:length]
-        return data, position + record_span(length), bool(word & TRUNCATED)
+        cdef uint64_t length = header & LENGTH_MASK
+        data = None if header & DISCARDED else record_bytes(ring_at(&self.ring, position))[:length]
+        return data, position + record_span(length), bool(header & TRUNCATED)
 
     def release(self, uint64_t position):
         ring_release(&self.ring, position)
 
     def release_half(self, uint64_t position, uint64_t zeroed):
         """What is left of a release that ends when it has zeroed up to `zeroed`."""
-        store_relaxed(&self.ring.at.done.value, position)
+        store_relaxed(&self.ring.at.sent_pos.value, position)
         ring_zero(&self.ring, self.tail, zeroed)
 
     def shorten(self, uint64_t position, uint64_t length):
         ring_truncate(&self.ring, position, length)
 
-    def damage(self, uint64_t position, uint64_t word):
+    def damage(self, uint64_t position, uint64_t header):
         """Overwrite the 8 bytes at a multiple of 8."""
-        (<uint64_t *>ring_at(&self.ring, position))[0] = word
+        (<uint64_t *>ring_at(&self.ring, position))[0] = header
 
     def damage_positions(self, uint64_t head, uint64_t tail, uint64_t done):
         store_relaxed(&self.ring.at.head.value, head)
         store_relaxed(&self.ring.at.tail.value, tail)
-        store_relaxed(&self.ring.at.done.value, done)
+        store_relaxed(&self.ring.at.sent_pos.value, done)
 
     def mend(self):
         """(committed, unfinished, damaged bytes), or None if the positions make no sense."""
-        cdef Mended found
+        cdef RecoveryStats found
         cdef bint done
         with nogil:
-            done = ring_mend(&self.ring, &found)
+            done = ring_recover(&self.ring, &found)
         return (found.records, found.unfinished, found.damaged) if done else None
 
     def is_zero(self, uint64_t begin, uint64_t end):

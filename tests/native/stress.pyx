@@ -186,15 +186,15 @@ cdef void *consumer_main(void *argument) noexcept nogil:
     """In the writer's place when the ring is alone: check what is committed, then release it."""
     cdef Run *run = <Run *>argument
     cdef uint64_t total = run.producer_count * run.records
-    cdef uint64_t tail, position = 0, word, last_progress = monotonic_ns()
+    cdef uint64_t tail, position = 0, header, last_progress = monotonic_ns()
     while run.received < total and not load_relaxed(&run.failure):
         tail = position
         while position - tail < run.ring.capacity:
-            word = ring_peek(run.ring, position)
-            if word == 0:
+            header = ring_peek(run.ring, position)
+            if header == 0:
                 break
-            run_check(run, record_bytes(ring_at(run.ring, position)), word & LENGTH_MASK)
-            position += record_span(word & LENGTH_MASK)
+            run_check(run, record_bytes(ring_at(run.ring, position)), header & LENGTH_MASK)
+            position += record_span(header & LENGTH_MASK)
         if position != tail:
             ring_release(run.ring, position)
             last_progress = monotonic_ns()
