@@ -49,7 +49,7 @@ cdef class Engine:
     cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL
     cdef int ensure_current_process(self) except -1
     cdef object spool_now(self)
-    cdef int await_tail(self, Writer *writer, uint64_t wanted, uint64_t timeout) except -1
+    cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
     cdef size_t longest_entry(self) except 0

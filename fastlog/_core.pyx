@@ -88,7 +88,7 @@ cdef inline uint64_t current_fork_epoch() noexcept nogil:
 map_fork_page()
 
 
-# For _engine/crash_drain.pyx, which is imported only when it is wanted.
+# For _engine/crash_drain.pyx, which is imported only when it is target_tail.
 cdef Registry registry
 
 
@@ -239,13 +239,13 @@ cdef class Engine:
         with cython.critical_section(self):
             return self.spool
 
-    cdef int await_tail(self, Writer *writer, uint64_t wanted, uint64_t timeout) except -1:
-        """Wait, without the GIL, until the ring's tail is at `wanted`; at most `timeout` ns.
+    cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1:
+        """Wait, without the GIL, until the ring's tail is at `target_tail`; at most `timeout` ns.
 
         Signal handlers run, so this may raise, and even return in a forked child.
         """
         with nogil:
-            writer_await_tail(writer, wanted, timeout)
+            writer_await_tail(writer, target_tail, timeout)
         PyErr_CheckSignals()
         return self.ensure_current_process()
 

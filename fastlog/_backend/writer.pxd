@@ -11,13 +11,13 @@ impossible because both sides store first and look second, all seq_cst:
     producer: C1 store the record's header, then S1 load state
     writer:   S2 store state, then load the header (ring_is_ready)
 
-`wanted` is the lowest tail that anybody waits for, for space or for a flush, so
+`target_tail` is the lowest tail that anybody waits for, for space or for a flush, so
 that the writer wakes nobody before there is something to wake up for:
 
-    waiter: W2 store wanted, then load tail
-    writer: R1 store tail, then W1 load wanted
+    waiter: W2 store target_tail, then load tail
+    writer: R1 store tail, then W1 load target_tail
 
-Who waits sleeps on `progress`, as it was before W2; the writer takes `wanted` back first and
+Who waits sleeps on `progress`, as it was before W2; the writer takes `target_tail` back first and
 counts `progress` then, so whoever's store it took back sees another number.
 
 `stop` asks the writer to leave; it is stored before a wake-up call.
@@ -39,7 +39,7 @@ from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport, transport_se
 
 
 cdef extern from *:
-    const uint64_t NOBODY "UINT64_MAX"
+    const uint64_t NO_WAITER "UINT64_MAX"
 
 cdef enum:
     LOCK_PATIENCE = 20 * MILLISECOND
@@ -55,7 +55,7 @@ ctypedef struct Writer:
     Counters counters
     line_u64 state                # WriterState
     line_u64 stop                 # 1: leave soon, whatever the ring holds
-    line_u64 wanted               # lowest tail that a thread waits for; NOBODY: none does
+    line_u64 min_awaited_tail               # lowest tail that a thread waits for; NO_WAITER: none does
     line_u64 stalled              # 1: no progress for a whole block_timeout
     # Odd while records cannot be sent, or are dropped. Grows by one when that
     # begins and by one when it is over.
@@ -75,9 +75,9 @@ ctypedef struct Writer:
     pthread_mutex_t tail_lock
     bint tail_lock_lost           # its holder has crashed
     uint64_t linger_min           # ns; 0: no lingering
-    # Counts how often tail reached `wanted`. A futex and no condition variable: of those a signal
+    # Counts how often tail reached `target_tail`. A futex and no condition variable: of those a signal
     # takes waiters for a broadcast to wait for, and in a crash they do not come back.
-    line_u64 progress
+    line_u64 tail_seq
     # Under `lifecycle`:
     pthread_mutex_t lifecycle
     pthread_t thread
@@ -121,21 +121,21 @@ cdef inline void writer_offer_socket(Writer *writer, int fd) noexcept nogil:
     writer_wake(writer)
 
 
-cdef inline void writer_await_tail(Writer *writer, uint64_t wanted,
+cdef inline void writer_await_tail(Writer *writer, uint64_t target_tail,
                                    uint64_t timeout) noexcept nogil:
-    """Wait until the ring's tail has reached `wanted`, at most `timeout` ns. Any thread."""
+    """Wait until the ring's tail has reached `target_tail`, at most `timeout` ns. Any thread."""
     cdef uint64_t end = monotonic_ns() + timeout
     cdef timespec deadline = to_timespec(end)
     cdef uint64_t seen, lowest
     while True:
-        seen = load_seq_cst(&writer.progress.value)     # first: what then happens is noticed
-        lowest = load_relaxed(&writer.wanted.value)
-        while wanted < lowest and not cas_seq_cst(&writer.wanted.value, &lowest,
-                                                  wanted):      # W2 pairs with W1
+        seen = load_seq_cst(&writer.tail_seq.value)     # first: what then happens is noticed
+        lowest = load_relaxed(&writer.min_awaited_tail.value)
+        while target_tail < lowest and not cas_seq_cst(&writer.min_awaited_tail.value, &lowest,
+                                                  target_tail):      # W2 pairs with W1
             pass
-        if load_seq_cst(&writer.ring.at.tail.value) >= wanted or monotonic_ns() >= end:
+        if load_seq_cst(&writer.ring.at.tail.value) >= target_tail or monotonic_ns() >= end:
             return
-        wait_while(&writer.progress.value, seen, &deadline)
+        wait_while(&writer.tail_seq.value, seen, &deadline)
 
 
 cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
@@ -178,11 +178,11 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
         store_relaxed(&writer.stalled.value, 0)
     if load_relaxed(&writer.outage_epoch.value) & 1:
         writer_exit_outage(writer)
-    if position >= load_seq_cst(&writer.wanted.value):          # W1 pairs with W2
+    if position >= load_seq_cst(&writer.min_awaited_tail.value):          # W1 pairs with W2
         # Who waits for more than this, or came just now, says so again.
-        store_seq_cst(&writer.wanted.value, NOBODY)
-        add_seq_cst(&writer.progress.value, 1)
-        wake_all(&writer.progress.value)
+        store_seq_cst(&writer.min_awaited_tail.value, NO_WAITER)
+        add_seq_cst(&writer.tail_seq.value, 1)
+        wake_all(&writer.tail_seq.value)
 
 
 cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:

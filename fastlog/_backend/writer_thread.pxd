@@ -18,7 +18,7 @@ from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT,
 from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, ring_record_span, ring_is_ready,
                             ring_map, ring_recover, ring_find_next, ring_peek)
 from fastlog._backend.transport cimport errno_set, transport_close, transport_init, transport_is_network
-from fastlog._backend.writer cimport (AWAKE, LINGERING, NOBODY, SLEEPING, STOPPED, Writer, WriterState,
+from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer, WriterState,
                               writer_enter_outage, writer_lock_tail, writer_offer_socket,
                               writer_reached, writer_unlock_tail, writer_wake)
 
@@ -283,7 +283,7 @@ cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int sockty
     transport_init(&writer.transport, socktype)
     writer.linger_min = linger
     writer.spool_fd = spool_fd
-    store_relaxed(&writer.wanted.value, NOBODY)
+    store_relaxed(&writer.min_awaited_tail.value, NO_WAITER)
     pthread_mutex_init(&writer.lifecycle, NULL)
     pthread_mutex_init(&writer.tail_lock, NULL)
     writer.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)

@@ -24,7 +24,7 @@ def crash(number):
     time.sleep(30)
 
 """
-NOBODY = PROGRAM + """
+NO_WAITER = PROGRAM + """
 logging.raiseExceptions = False  # nobody listens, and that is told
 log.info("x")
 
@@ -248,7 +248,7 @@ crash(signal.SIGTERM)
 
 def test_another_signal_during_the_drain(run_python, directory):
     """In the same thread: the first one goes on, it does not wait for itself."""
-    run_python(NOBODY + """
+    run_python(NO_WAITER + """
 fastlog.enable_crash_drain(3.0)
 if os.fork() == 0:
     # The parent is in the drain once it blocks the signal.
@@ -265,7 +265,7 @@ time.sleep(60)
 @pytest.mark.usefixtures("with_gil")     # else fork waits for the thread that drains
 def test_fork_during_a_drain(run_python, directory):
     """The child is not in that drain: it can close its handlers, and crash itself."""
-    done = run_python(NOBODY + """
+    done = run_python(NO_WAITER + """
 fastlog.enable_crash_drain(1000.0)
 signals, pid = {signal.SIGTERM}, 0
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -303,7 +303,7 @@ def test_drain_does_not_wait_for_what_is_logged_meanwhile(run_python, sink):
     drain = threading.Thread(target=read_slowly, args=(sink,))
     drain.start()
     try:
-        run_python(NOBODY.replace("ident=", "capacity=1 << 14, ident=") + """
+        run_python(NO_WAITER.replace("ident=", "capacity=1 << 14, ident=") + """
 fastlog.enable_crash_drain(1000.0)
 
 def write():
