@@ -42,26 +42,26 @@ cdef enum Drained:                # why writer_drain came back
 cdef inline uint64_t writer_begin(Writer *writer) noexcept nogil:
     """The position of the next record to send: tail, but in a crash not what is not finished."""
     cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
-    cdef uint64_t passed = load_relaxed(&writer.passed.value)
-    writer.ahead = passed > tail and (
+    cdef uint64_t crash_sent_pos = load_relaxed(&writer.crash_sent_pos.value)
+    writer.past_unfinished = crash_sent_pos > tail and (
         writer.transport.partial != 0           # half of that one is on its way
         or load_relaxed(&writer.crashing.value) and not ring_peek(&writer.ring, tail))
-    return passed if writer.ahead else tail
+    return crash_sent_pos if writer.past_unfinished else tail
 
 
-cdef inline void writer_pass(Writer *writer, uint64_t position) noexcept nogil:
+cdef inline void writer_finish_batch(Writer *writer, uint64_t position) noexcept nogil:
     """The batch is done up to `position`."""
     cdef Ring *ring = &writer.ring
-    cdef uint64_t passed = load_relaxed(&writer.passed.value)
+    cdef uint64_t crash_sent_pos = load_relaxed(&writer.crash_sent_pos.value)
     cdef uint64_t span
-    if not writer.ahead:
+    if not writer.past_unfinished:
         writer_release(writer, position)
         return
-    while passed < position:
-        span = record_span(load_relaxed(&ring_at(ring, passed).header) & LENGTH_MASK)
-        ring_discard(ring, passed, span)           # when it is its turn, it is not sent again
-        passed += span
-    store_release(&writer.passed.value, passed)
+    while crash_sent_pos < position:
+        span = record_span(load_relaxed(&ring_at(ring, crash_sent_pos).header) & LENGTH_MASK)
+        ring_discard(ring, crash_sent_pos, span)           # when it is its turn, it is not sent again
+        crash_sent_pos += span
+    store_release(&writer.crash_sent_pos.value, crash_sent_pos)
 
 
 cdef inline int writer_gather(Writer *writer) noexcept nogil:
@@ -91,7 +91,7 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
         if count:
             writer.ends[count - 1] = position
     if count == 0 and position != begin:
-        writer_pass(writer, position)
+        writer_finish_batch(writer, position)
     return count
 
 
@@ -101,8 +101,8 @@ cdef inline void writer_count_error(Writer *writer, int error) noexcept nogil:
 
 
 cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
-    if writer.transport.aside != NULL:          # so its other half goes nowhere
-        count_loss(&writer.counters, EVICTED, writer.aside_severity)
+    if writer.transport.residual != NULL:          # so its other half goes nowhere
+        count_loss(&writer.counters, EVICTED, writer.residual_severity)
         writer_enter_outage(writer)
     transport_close(&writer.transport)
     store_relaxed(&writer.has_socket, 0)
@@ -143,7 +143,7 @@ cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
     if limit == 0:
         count_loss(&writer.counters, UNSENDABLE, header_severity(header))
         writer_enter_outage(writer)
-        writer_pass(writer, writer.ends[0])
+        writer_finish_batch(writer, writer.ends[0])
         return
     if not header & TRUNCATED:
         add_relaxed(&writer.counters.truncated, 1)
@@ -154,19 +154,19 @@ cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
 cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
     cdef int count = writer_gather(writer)
     cdef int sent
-    cdef bint aside = writer.transport.aside != NULL
+    cdef bint residual = writer.transport.residual != NULL
     cdef Outcome outcome
     if count == 0:
         return RING_EMPTY
     sent = transport_send(&writer.transport, count)
-    if aside and writer.transport.aside == NULL:
+    if residual and writer.transport.residual == NULL:
         count_owned(&writer.counters.sent.value, 1)
     if sent >= 0:
         writer.backoff = 0
         writer.memory_tries = 0
         if sent > 0:
             count_owned(&writer.counters.sent.value, sent)
-            writer_pass(writer, writer.ends[sent - 1])
+            writer_finish_batch(writer, writer.ends[sent - 1])
         return PEER_FULL if 0 < sent < count else NOTHING_WRONG
     outcome = transport_outcome(errno)
     if outcome == WAIT_WRITABLE:

@@ -66,9 +66,9 @@ ctypedef struct Transport:
     bint patient                  # a send to a unix datagram socket may wait, SEND_PATIENCE each
     int send_flags                # of fd
     size_t partial                # stream: bytes of the first record already sent
-    char *aside                   # stream: the rest of a record that has left the ring; or NULL
-    size_t aside_size
-    size_t aside_sent
+    char *residual                   # stream: the rest of a record that has left the ring; or NULL
+    size_t residual_size
+    size_t residual_sent
     bint blanks                   # stream in a datagram socket's place: nothing frames the records
     iovec parts[TRANSPORT_BATCH]  # the batch: one part for each record
     mmsghdr messages[TRANSPORT_BATCH]
@@ -103,11 +103,11 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
         close(transport.fd)
         transport.fd = -1
     transport.connecting = False
-    # A half-sent record is sent whole on the next connection; one set aside is lost, which the
+    # A half-sent record is sent whole on the next connection; one set residual is lost, which the
     # caller has counted.
     transport.partial = 0
-    free(transport.aside)
-    transport.aside = NULL
+    free(transport.residual)
+    transport.residual = NULL
 
 
 # --- connecting --------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ cdef inline Outcome transport_outcome(int error) noexcept nogil:
     return RECONNECT
 
 
-cdef inline bint transport_set_aside(Transport *transport, const char *record,
+cdef inline bint transport_save_residual(Transport *transport, const char *record,
                                      size_t length) noexcept nogil:
     """Keep what is left of the half-sent first record, so that it can leave the ring."""
     cdef size_t rest = length - transport.partial
@@ -271,25 +271,25 @@ cdef inline bint transport_set_aside(Transport *transport, const char *record,
     if copy == NULL:
         return False
     memcpy(copy, record + transport.partial, rest)
-    transport.aside = copy
-    transport.aside_size = rest
-    transport.aside_sent = 0
+    transport.residual = copy
+    transport.residual_size = rest
+    transport.residual_sent = 0
     transport.partial = 0
     return True
 
 
-cdef inline bint transport_send_aside(Transport *transport) noexcept nogil:
-    """Send what was set aside. False, with errno set, while that is not all gone."""
-    cdef ssize_t size = send(transport.fd, transport.aside + transport.aside_sent,
-                             transport.aside_size - transport.aside_sent, transport.send_flags)
+cdef inline bint transport_send_residual(Transport *transport) noexcept nogil:
+    """Send what was set residual. False, with errno set, while that is not all gone."""
+    cdef ssize_t size = send(transport.fd, transport.residual + transport.residual_sent,
+                             transport.residual_size - transport.residual_sent, transport.send_flags)
     if size < 0:
         return False
-    transport.aside_sent += size
-    if transport.aside_sent < transport.aside_size:
+    transport.residual_sent += size
+    if transport.residual_sent < transport.residual_size:
         errno_set(EAGAIN)
         return False
-    free(transport.aside)
-    transport.aside = NULL
+    free(transport.residual)
+    transport.residual = NULL
     return True
 
 
@@ -304,7 +304,7 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
     if recv(transport.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
         errno_set(EPIPE)
         return -1
-    if transport.aside != NULL and not transport_send_aside(transport):
+    if transport.residual != NULL and not transport_send_residual(transport):
         return -1
     memset(&message, 0, sizeof(msghdr))
     message.msg_iov = transport.parts

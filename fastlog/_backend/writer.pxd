@@ -35,7 +35,7 @@ from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock, p
                              pthread_mutex_unlock, pthread_t)
 from fastlog._backend.ring cimport (LENGTH_MASK, DISCARDED, RecoveryStats, Ring, record_bytes, record_span, ring_at,
                             ring_limit, ring_peek, ring_release, ring_used, header_severity)
-from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport, transport_set_aside
+from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport, transport_save_residual
 
 
 cdef extern from *:
@@ -65,7 +65,7 @@ ctypedef struct Writer:
     line_u64 crashing             # 1: the process is about to end, see _engine/crash_drain.pyx
     # In a crash, what lies before is sent but for records that were not finished, if this is past
     # tail: they stay, because the program may go on and finish them.
-    line_u64 passed
+    line_u64 crash_sent_pos
     # Constant from writer_create to writer_destroy:
     int wake_fd                   # eventfd(2): the wake-up call
     int spool_fd                  # the ring's file, open because that holds its lock; -1: none
@@ -84,10 +84,10 @@ ctypedef struct Writer:
     bint started                  # `thread` is to be joined
     # The writer thread's own:
     Transport transport
-    bint ahead                    # the batch begins at `passed`, and not at tail
+    bint past_unfinished                    # the batch begins at `passed`, and not at tail
     uint64_t first                # position of the first record of the batch
     uint64_t ends[TRANSPORT_BATCH]      # position behind each record of the batch
-    uint64_t aside_severity       # of transport.aside; under `tail_lock`, as that
+    uint64_t residual_severity       # of transport.residual; under `tail_lock`, as that
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     int memory_tries              # in a row
     bint was_connected
@@ -140,7 +140,7 @@ cdef inline void writer_await_tail(Writer *writer, uint64_t target_tail,
 
 cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
     """What lies before is sent, or is left out in a crash. Any thread."""
-    return max(load_acquire(&writer.ring.at.tail.value), load_acquire(&writer.passed.value))
+    return max(load_acquire(&writer.ring.at.tail.value), load_acquire(&writer.crash_sent_pos.value))
 
 
 # --- the tail: moved by the writer, and by producers that discard old records --------------------
@@ -217,16 +217,16 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef bint found
     while load_relaxed(&ring.at.head.value) - position > limit:
         header = ring_peek(ring, position)
-        if header == 0 or writer.transport.partial and writer.ahead:
+        if header == 0 or writer.transport.partial and writer.past_unfinished:
             break
         if header & DISCARDED:
             pass
         elif writer.transport.partial:
             # Half of the first one is on its way: the other half has to follow.
-            if not transport_set_aside(&writer.transport, record_bytes(ring_at(ring, position)),
+            if not transport_save_residual(&writer.transport, record_bytes(ring_at(ring, position)),
                                        header & LENGTH_MASK):
                 break
-            writer.aside_severity = header_severity(header)
+            writer.residual_severity = header_severity(header)
         else:
             count_loss(&writer.counters, EVICTED, header_severity(header))
             writer_enter_outage(writer)

@@ -57,7 +57,7 @@ cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout
     store_relaxed(&writer.state.value, AWAKE)
 
 
-cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
+cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
     """In a crash: the first record's thread may be the one that crashed, and never commit it."""
     cdef Ring *ring = &writer.ring
     cdef uint64_t begin = writer_begin(writer)
@@ -71,7 +71,7 @@ cdef inline void writer_skip_unfinished(Writer *writer) noexcept nogil:
     head = load_relaxed(&ring.at.head.value)
     if begin != head and writer_begin(writer) == begin and not ring_peek(ring, begin):
         span = ring_record_span(ring, begin, head)
-        store_release(&writer.passed.value,
+        store_release(&writer.crash_sent_pos.value,
                       begin + span if span else ring_find_next(ring, begin, head))
     writer_unlock_tail(writer, locked)
 
@@ -99,7 +99,7 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
             writer_pause(writer, writer.backoff, False)
         elif (load_acquire(&writer.crashing.value)
               and writer_reached(writer) < load_relaxed(&writer.ring.at.head.value)):
-            writer_skip_unfinished(writer)
+            writer_pass_unfinished(writer)
         elif load_relaxed(&writer.ring.at.tail.value) != tail:
             tail = load_relaxed(&writer.ring.at.tail.value)
             linger = writer_next_linger(
@@ -138,7 +138,7 @@ cdef inline void writer_run_down(Writer *writer, uint64_t position,
             return
         drained = writer_drain(writer)
         if drained == RING_EMPTY:
-            writer_skip_unfinished(writer)
+            writer_pass_unfinished(writer)
         else:
             writer_pause(writer, BACKOFF_MIN, drained == PEER_FULL or drained == CONNECTING)
 
