@@ -29,7 +29,7 @@ from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, RecoveryS
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_discard_inherited, writer_notify,
                               writer_start, writer_stop)
 from fastlog._engine.freethreading cimport FREE_THREADED
-from fastlog._backend.transport cimport (SEND_PATIENCE, TRANSPORT_BATCH, transport_add_path,
+from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_add_path,
                                  transport_is_network)
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
                               writer_evict, writer_offer_socket)
@@ -194,9 +194,9 @@ cdef class Engine:
         writer.transport.adopting = self.adopting
         writer.transport.by_memfd = self.framing == ENTRY
         # Unless a batch that goes slowly would look like no progress, or hold producers up.
-        writer.transport.patient = (
+        writer.transport.blocking_send = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
-            >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_PATIENCE)
+            >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_TIMEOUT)
         store_relaxed(&self.reported_epoch, 0)
         self.reported_lost = self.left_behind = 0
         self.reported_losses = None

@@ -20,7 +20,7 @@ from support.journald import Journald, find_journald
 import fastlog
 from fastlog._daemons.rsyslogd import Rsyslogd, find_rsyslogd
 
-PATIENCE = 30  # seconds; how long a test waits for something that must come
+TIMEOUT = 30  # seconds; how long a test waits for something that must come
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,7 +83,7 @@ class Sink:
 
     def bind(self):
         self.socket = socket.socket(socket.AF_UNIX, self.kind)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(TIMEOUT)
         self.socket.bind(self.path)
         if self.kind == socket.SOCK_STREAM:
             self.socket.listen()
@@ -111,7 +111,7 @@ class Sink:
         """The next `size` bytes of a stream."""
         if self.connection is None:
             self.connection, _ = self.socket.accept()
-            self.connection.settimeout(PATIENCE)
+            self.connection.settimeout(TIMEOUT)
         chunks = b""
         while len(chunks) < size:
             chunk = self.connection.recv(min(65536, size - len(chunks)))
@@ -128,7 +128,7 @@ class Sink:
         except BlockingIOError:
             return True
         finally:
-            self.socket.settimeout(PATIENCE)
+            self.socket.settimeout(TIMEOUT)
 
     def close(self):
         """Go away as a daemon does that ends: the path is gone, too."""
@@ -280,7 +280,7 @@ def run_python(tmp_path):
     def run(code, *args, stderr="", returncode=0, options=()):
         done = subprocess.run(
             [sys.executable, "-W", "error", *options, "-c", code, *map(str, args)],
-            capture_output=True, text=True, timeout=2 * PATIENCE, cwd=tmp_path)
+            capture_output=True, text=True, timeout=2 * TIMEOUT, cwd=tmp_path)
         if isinstance(stderr, str):
             assert done.stderr == stderr
         else:
@@ -334,7 +334,7 @@ def recover():
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               env={**os.environ, **dict(environment)}, **options) as process:
             received = sink.take(count) if sink else []
-            stdout, stderr = process.communicate(timeout=2 * PATIENCE)
+            stdout, stderr = process.communicate(timeout=2 * TIMEOUT)
         return Recovery(process.returncode, stdout, stderr, received)
     return run
 

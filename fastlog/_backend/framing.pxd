@@ -101,7 +101,7 @@ cdef inline size_t frame_truncate(char *record, size_t length, size_t limit) noe
     return kept
 
 
-cdef inline void frame_blank(char *record, size_t length) noexcept nogil:
+cdef inline void frame_sanitize(char *record, size_t length) noexcept nogil:
     """Put spaces for what could end a record on a stream: line feeds and NULs before its end."""
     cdef size_t i
     for i in range(length - 1 if length else 0):

@@ -289,7 +289,7 @@ cdef inline void ring_release(Ring *ring, uint64_t position) noexcept nogil:
     store_seq_cst(&ring.at.tail.value, position)
 
 
-cdef inline bint ring_populate(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:
+cdef inline bint ring_prefault(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:
     """Have the kernel put memory where these positions are: no producer waits for it then.
 
     Whole pages, at most the ring. Changes no byte. Any thread. False: the kernel cannot.

@@ -9,10 +9,10 @@ from fastlog._backend.atomics cimport (add_relaxed, exchange_seq_cst, load_acqui
                                store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
-from fastlog._backend.framing cimport frame_blank, frame_truncate
+from fastlog._backend.framing cimport frame_sanitize, frame_truncate
 from fastlog._backend.posix cimport SOCK_STREAM, iovec
 from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Ring, page_size, record_bytes,
-                            record_span, ring_at, ring_peek, ring_populate, ring_truncate,
+                            record_span, ring_at, ring_peek, ring_prefault, ring_truncate,
                             ring_discard, header_severity)
 from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
                                  transport_adopt, transport_close, transport_connect,
@@ -26,8 +26,8 @@ cdef enum:
     BACKOFF_MIN = 10 * MILLISECOND
     LARGE = 65536                 # bytes; for a record of so many there may never be memory:
     MEMORY_TRIES = 10             # after so many it is truncated
-    POPULATE_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
-    POPULATE_STEP = 1 << 16       # at a time: no urgent record waits long for it
+    PREFAULT_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
+    PREFAULT_STEP = 1 << 16       # at a time: no urgent record waits long for it
 
 cdef enum Drained:                # why writer_drain came back
     NOTHING_WRONG                 # it does not
@@ -84,8 +84,8 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
             part = &writer.transport.parts[count]
             part.iov_base = record_bytes(ring_at(ring, position))
             part.iov_len = header & LENGTH_MASK
-            if writer.transport.blanks:
-                frame_blank(<char *>part.iov_base, part.iov_len)
+            if writer.transport.sanitize_stream:
+                frame_sanitize(<char *>part.iov_base, part.iov_len)
             count += 1
         position += record_span(header & LENGTH_MASK)
         if count:
@@ -198,21 +198,21 @@ cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
     return ready
 
 
-cdef inline bint writer_populate(Writer *writer) noexcept nogil:
+cdef inline bint writer_prefault(Writer *writer) noexcept nogil:
     """Keep memory in front of the producers, in a ring's first turn. False: there is enough.
 
     For the first touch of a page a producer would wait as long as for ten calls, or a hundred.
     """
     cdef Ring *ring = &writer.ring
-    cdef uint64_t last = writer.begun + ring.capacity
+    cdef uint64_t last = writer.prefault_start + ring.capacity
     cdef uint64_t head = load_relaxed(&ring.at.head.value)
     cdef uint64_t end
     # Where producers have been already it would be in vain.
-    writer.populated = min(max(writer.populated, head & ~(page_size() - 1)), last)
-    if writer.populated == last or head + POPULATE_AHEAD < writer.populated:
+    writer.prefault_end = min(max(writer.prefault_end, head & ~(page_size() - 1)), last)
+    if writer.prefault_end == last or head + PREFAULT_AHEAD < writer.prefault_end:
         return False
-    end = min(writer.populated + POPULATE_STEP, last)
-    writer.populated = end if ring_populate(ring, writer.populated, end) else last
+    end = min(writer.prefault_end + PREFAULT_STEP, last)
+    writer.prefault_end = end if ring_prefault(ring, writer.prefault_end, end) else last
     return True
 
 
@@ -227,9 +227,9 @@ cdef inline Drained writer_drain(Writer *writer) noexcept nogil:
             locked = writer_lock_tail(writer)
             drained = writer_send_batch(writer)
             writer_unlock_tail(writer, locked)
-        if drained == RING_EMPTY and writer_populate(writer):
+        if drained == RING_EMPTY and writer_prefault(writer):
             continue
         if drained != NOTHING_WRONG:
             return drained
-        writer_populate(writer)
+        writer_prefault(writer)
     return STOP_ASKED

@@ -33,7 +33,7 @@ cdef extern from *:
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at the most
-    SEND_PATIENCE = 4 * MILLISECOND   # that a send waits for space for one datagram
+    SEND_TIMEOUT = 4 * MILLISECOND   # that a send waits for space for one datagram
     TRANSPORT_ADDRESSES = 8       # that are kept of what a name resolves to
     HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
 
@@ -63,13 +63,13 @@ ctypedef struct Transport:
     uint64_t connect_started      # monotonic ns, while `connecting`
     bint by_memfd                 # journald: what is too long for a datagram goes as a file
     bint adopting                 # sockets are connected elsewhere and handed over
-    bint patient                  # a send to a unix datagram socket may wait, SEND_PATIENCE each
+    bint blocking_send                  # a send to a unix datagram socket may wait, SEND_TIMEOUT each
     int send_flags                # of fd
     size_t partial                # stream: bytes of the first record already sent
     char *residual                   # stream: the rest of a record that has left the ring; or NULL
     size_t residual_size
     size_t residual_sent
-    bint blanks                   # stream in a datagram socket's place: nothing frames the records
+    bint sanitize_stream                   # stream in a datagram socket's place: nothing frames the records
     iovec parts[TRANSPORT_BATCH]  # the batch: one part for each record
     mmsghdr messages[TRANSPORT_BATCH]
 
@@ -143,18 +143,18 @@ cdef inline int transport_try_address(Transport *transport, int index,
     """Returns 0, EINPROGRESS, or an errno."""
     cdef Address *address = &transport.addresses[index]
     cdef int error = 0, yes = 1
-    cdef bint waits = (transport.patient and socktype == SOCK_DGRAM
+    cdef bint waits = (transport.blocking_send and socktype == SOCK_DGRAM
                        and not transport_is_network(transport))
-    cdef timeval patience
+    cdef timeval timeout
     # To connect a unix datagram socket never blocks.
     cdef int fd = socket(address.storage.ss_family,
                          socktype | SOCK_CLOEXEC | (0 if waits else SOCK_NONBLOCK), 0)
     if fd < 0:
         return errno
     if waits:
-        patience.tv_sec = 0
-        patience.tv_usec = SEND_PATIENCE // 1000
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience))
+        timeout.tv_sec = 0
+        timeout.tv_usec = SEND_TIMEOUT // 1000
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout))
     if transport_is_network(transport) and socktype == SOCK_STREAM:
         # Records are batched already; Nagle's algorithm would hold an urgent one back.
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes))
@@ -167,7 +167,7 @@ cdef inline int transport_try_address(Transport *transport, int index,
     transport.connecting = error == EINPROGRESS
     transport.connect_started = monotonic_ns() if transport.connecting else 0
     transport.connected_socktype = socktype
-    transport.blanks = socktype == SOCK_STREAM and transport.socktype == 0
+    transport.sanitize_stream = socktype == SOCK_STREAM and transport.socktype == 0
     transport.send_flags = MSG_NOSIGNAL if waits else MSG_NOSIGNAL | MSG_DONTWAIT
     return error
 
@@ -374,7 +374,7 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
 
 
 cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
-    """Send `parts[:count]`; blocks for at most SEND_PATIENCE a record, and only if `patient`.
+    """Send `parts[:count]`; blocks for at most SEND_TIMEOUT a record, and only if `blocking_send`.
 
     Returns how many records went out whole, possibly 0, or -1 with errno set:
     EAGAIN when there is no space. After fewer than `count`, call again with the

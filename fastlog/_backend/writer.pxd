@@ -42,7 +42,7 @@ cdef extern from *:
     const uint64_t NO_WAITER "UINT64_MAX"
 
 cdef enum:
-    LOCK_PATIENCE = 20 * MILLISECOND
+    LOCK_TIMEOUT = 20 * MILLISECOND
 
 cdef enum WriterState:
     STOPPED                       # no thread: the next record starts it
@@ -91,8 +91,8 @@ ctypedef struct Writer:
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     int memory_tries              # in a row
     bint was_connected
-    uint64_t begun                # a page's position: where the thread began, and
-    uint64_t populated            # up to where producers find memory since
+    uint64_t prefault_start                # a page's position: where the thread began, and
+    uint64_t prefault_end            # up to where producers find memory since
 
 
 cdef inline void writer_wake(Writer *writer) noexcept nogil:
@@ -160,7 +160,7 @@ cdef inline bint writer_lock(Writer *writer, pthread_mutex_t *lock) noexcept nog
     while pthread_mutex_trylock(lock) != 0:
         clock_gettime(CLOCK_REALTIME, &deadline)
         deadline = to_timespec(<uint64_t>deadline.tv_sec * SECOND + <uint64_t>deadline.tv_nsec
-                               + LOCK_PATIENCE)
+                               + LOCK_TIMEOUT)
         if pthread_mutex_timedlock(lock, &deadline) == 0:
             return True
         if load_relaxed(&writer.crashing.value):

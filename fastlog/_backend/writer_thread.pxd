@@ -30,8 +30,8 @@ cdef enum:
     MANY_RECORDS = 8              # the next one is to come sooner
     BACKOFF_MAX = 1000 * MILLISECOND
     MEMORY_PAUSE = 10 * MILLISECOND
-    UNFINISHED_PATIENCE = 20 * MILLISECOND    # for a record that is being written, in a crash
-    RESOLVER_PATIENCE = 1         # s
+    UNFINISHED_TIMEOUT = 20 * MILLISECOND    # for a record that is being written, in a crash
+    RESOLVER_TIMEOUT = 1         # s
 
 
 cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_space) noexcept nogil:
@@ -61,7 +61,7 @@ cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
     """In a crash: the first record's thread may be the one that crashed, and never commit it."""
     cdef Ring *ring = &writer.ring
     cdef uint64_t begin = writer_begin(writer)
-    cdef uint64_t deadline = monotonic_ns() + UNFINISHED_PATIENCE
+    cdef uint64_t deadline = monotonic_ns() + UNFINISHED_TIMEOUT
     cdef uint64_t head, span
     cdef bint locked
     while (writer_begin(writer) == begin and not ring_peek(ring, begin)
@@ -147,8 +147,8 @@ cdef inline void *writer_main(void *argument) noexcept nogil:
     cdef Writer *writer = <Writer *>argument
     cdef bint locked
     # The memory may be another since the last one (ring_detach).
-    writer.begun = load_relaxed(&writer.ring.at.tail.value) & ~(page_size() - 1)
-    writer.populated = writer.begun
+    writer.prefault_start = load_relaxed(&writer.ring.at.tail.value) & ~(page_size() - 1)
+    writer.prefault_end = writer.prefault_start
     writer_loop(writer)
     locked = writer_lock_tail(writer)
     writer_disconnect(writer)
@@ -216,7 +216,7 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
         writer_wake(writer)
         if transport_is_network(&writer.transport):
             clock_gettime(CLOCK_REALTIME, &deadline)
-            deadline.tv_sec += RESOLVER_PATIENCE
+            deadline.tv_sec += RESOLVER_TIMEOUT
             joined = pthread_timedjoin_np(writer.thread, NULL, &deadline) == 0
             if not joined:
                 pthread_detach(writer.thread)

@@ -15,7 +15,7 @@ from fastlog._daemons.rsyslogd import Rsyslogd, wait_until
 
 #: Datagrams that the kernel keeps for a socket, and loses with it: unix(7), max_dgram_qlen.
 QUEUE = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 _SLOW = 0.002  # seconds for a record
 
 
@@ -50,7 +50,7 @@ class SimulatedDaemon:
     def _kill_receiver(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
         self._process = None
 
     def pause(self) -> None:
@@ -150,7 +150,7 @@ action(type="omfile" file="{server_log}" template="wire")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.connect(self.path)
             last.send(self._END)
-        wait_until(lambda: self._lines()[-1:] == [self._END], PATIENCE, "rsyslogd's last line")
+        wait_until(lambda: self._lines()[-1:] == [self._END], TIMEOUT, "rsyslogd's last line")
         self._daemon.stop()
         return self._lines()[:-1]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import check
 import worker
-from daemons import PATIENCE, RealDaemon, SimulatedDaemon
+from daemons import TIMEOUT, RealDaemon, SimulatedDaemon
 
 POLICIES = ("block", "drop_new", "drop_oldest")
 _ORDERLY_ENDS = ("exit", "close")
@@ -102,9 +102,9 @@ class Round:
         try:
             self._make_trouble(process)
             said = process.communicate("finish\n" if self._is_alive(process) else None,
-                                       timeout=PATIENCE)
+                                       timeout=TIMEOUT)
             check.require(not said[0], f"the process said {said[0]!r}")
-            check.require(select.select([alive], [], [], PATIENCE)[0] != [],
+            check.require(select.select([alive], [], [], TIMEOUT)[0] != [],
                           "a child of the process did not end")
         except subprocess.TimeoutExpired:
             raise check.Violation("the process did not end") from None
@@ -148,7 +148,7 @@ class Round:
                        self.daemon.path, spool, str(self.plan["options"]["capacity"])]
         self.log.append(" ".join(command[:3]))
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True,
-                              timeout=2 * PATIENCE)
+                              timeout=2 * TIMEOUT)
         self.log.append(done.stdout + done.stderr)
         check.require(done.returncode == 0, f"recovery failed: {done}")
         left = list(self.directory.glob("spool*"))

@@ -27,7 +27,7 @@ import records
 
 import fastlog
 
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 BURSTS = (1, 3, 20, 100)
 PAUSE = 0.02  # seconds between bursts, at most
 
@@ -114,7 +114,7 @@ class Process:
         path.with_suffix(".new").rename(path)
 
     def drain(self):
-        if not self.handler.flush(PATIENCE):
+        if not self.handler.flush(TIMEOUT):
             self.problems.append(f"flush() did not end: {self.handler.stats()}")
 
     def end(self, how):
@@ -123,7 +123,7 @@ class Process:
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "close":
             self.drain()
-            self.handler.close(PATIENCE)
+            self.handler.close(TIMEOUT)
         if how in ("close", "_exit"):
             self.write_result()
             os._exit(0)
@@ -178,7 +178,7 @@ def act(process, action, waits):
 
 
 def await_bursts(process, count):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while sum(process.done) < count:
         if time.monotonic() > deadline:
             raise TimeoutError(f"only {process.done} bursts were logged: some call waits")

@@ -20,7 +20,7 @@ import pytest
 
 from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd, wait_until
 
-PATIENCE = 40  # seconds; how long a test waits for something that must come
+TIMEOUT = 40  # seconds; how long a test waits for something that must come
 WINDOW = 128  # librelp's default: so many records are sent ahead of their acknowledgements
 
 # A record that is alone in its queue's batch when the receiver turns out to be gone is put back
@@ -133,7 +133,7 @@ def find_ip():
 
 def ip(*arguments):
     done = subprocess.run([find_ip(), *arguments], capture_output=True, text=True,
-                          timeout=PATIENCE)
+                          timeout=TIMEOUT)
     if "Operation not permitted" in done.stderr:
         raise PermissionError(done.stderr)
     assert done.returncode == 0, (arguments, done.stderr)
@@ -210,7 +210,7 @@ class Receiver(Machine):
         super().start()
         wait_until(lambda: any(
             port == self.port and (self.protocol == "udp" or state == LISTEN)
-            for port, state, _ in self.sockets(self.protocol)), PATIENCE, f"port {self.port}")
+            for port, state, _ in self.sockets(self.protocol)), TIMEOUT, f"port {self.port}")
 
     def unread(self):
         """How many bytes lie in the kernel, come by a connection and not read by rsyslogd."""
@@ -227,7 +227,7 @@ class Receiver(Machine):
         seen = LineCount(self.server_log)
         try:
             wait_until(lambda: seen.update() >= len(numbers) and numbers <= set(self.numbers()),
-                       PATIENCE, "the records")
+                       TIMEOUT, "the records")
         except TimeoutError:
             lost = sorted(numbers - set(self.numbers()))
             pytest.fail(f"{len(lost)} of {len(numbers)} records did not arrive: {lost[:10]} ...")
@@ -312,7 +312,7 @@ def in_order(numbers, expected):
 def wait_for_own_file(machine, count):
     """Wait until a machine has written so many lines to its common file, the last of its rules."""
     seen = LineCount(machine.rest_log)
-    wait_until(lambda: seen.update() >= count, PATIENCE, f"{count} lines in {machine.rest_log}")
+    wait_until(lambda: seen.update() >= count, TIMEOUT, f"{count} lines in {machine.rest_log}")
 
 
 def spool_files(machine, name):
@@ -334,7 +334,7 @@ def test_rsyslogd_takes_the_example(name, repository, directory, missing):
     configuration.write_text((PREAMBLE + REST).format(
         directory=directory, rest_log=directory / "rest.log") + text)
     done = subprocess.run([program, "-N1", "-f", configuration], capture_output=True, text=True,
-                          timeout=PATIENCE)
+                          timeout=TIMEOUT)
     said = [line for line in done.stderr.splitlines() if "onfig validation run" not in line]
     assert (done.returncode, said) == (0, [])
 
@@ -354,7 +354,7 @@ def test_routing(start_sender, make_handler, logger_for, directory):
     handler.facility = "local0"
     log.info("last")
     wait_for_own_file(machine, 2)
-    machine.wait_for_lines(3, PATIENCE)
+    machine.wait_for_lines(3, TIMEOUT)
     assert machine.server_lines() == ["first", "with a process id", "last"]
     rest = machine.rest_log.read_text()
     assert "application: another tag" in rest and "app: another facility" in rest
@@ -368,7 +368,7 @@ def test_long_messages_and_many(start_sender, make_handler, logger_for, director
     log.info("x" * 60_000)
     for number in range(5000):
         log.info("record %d", number)
-    machine.wait_for_lines(5001, PATIENCE)
+    machine.wait_for_lines(5001, TIMEOUT)
     assert machine.server_lines() == ["x" * 60_000, *(f"record {n}" for n in range(5000))]
 
 
@@ -380,7 +380,7 @@ def test_socket_for_rfc3164(start_sender, make_handler, directory):
         '\n      ParseHostname="off"': '\n      ParseHostname="on"'})
     handler = make_handler(machine.socket, "local0", protocol="rfc3164", app_name="app")
     handler.handle(logging.makeLogRecord({"msg": "text", "levelname": "INFO"}))
-    machine.wait_for_lines(1, PATIENCE)
+    machine.wait_for_lines(1, TIMEOUT)
     assert machine.server_lines() == ["text"]
 
 
@@ -435,7 +435,7 @@ def test_long_outage(transport, make_pair, program_on):
     sender, receiver = make_pair(transport)
     program = program_on(sender)
     records = program.log(12_000)
-    wait_until(lambda: spool_files(sender, f"app_{transport}"), PATIENCE, "the queue's files")
+    wait_until(lambda: spool_files(sender, f"app_{transport}"), TIMEOUT, "the queue's files")
     receiver.start()
     receiver.wait_for(records)
     assert set(receiver.numbers()) == set(records)
@@ -468,7 +468,7 @@ def test_killed_with_records_on_the_way(transport, make_pair, program_on):
     receiver.pause()
     on_the_way = program.log(100)
     size = len(f"<134>app: record {program.logged - 1}")
-    wait_until(lambda: receiver.unread() >= 50 * size, PATIENCE, "records in the kernel")
+    wait_until(lambda: receiver.unread() >= 50 * size, TIMEOUT, "records in the kernel")
     receiver.end_at_once()
     receiver.start()
     receiver.wait_for(program.log(100))
@@ -523,13 +523,13 @@ def test_relp_repeats_what_was_not_acknowledged(make_pair, program_on, network):
         # More than a packet: TCP holds a smaller rest back while there is no acknowledgement.
         # Unread data makes the kernel forget the connection when its process ends.
         program.log(50)
-        wait_until(lambda: receiver.unread() > 0, PATIENCE, "records in the kernel")
+        wait_until(lambda: receiver.unread() > 0, TIMEOUT, "records in the kernel")
         receiver.end_at_once()
     receiver.start()
     # omrelp looks at its connection when it has a record to send, not before: the next record
     # must find that it is gone.
     wait_until(lambda: not any(state == ESTABLISHED for _, state, _ in sender.sockets("tcp")),
-               PATIENCE, "the end of the old connection")
+               TIMEOUT, "the end of the old connection")
     program.log(1)
     receiver.wait_for(range(program.logged))
     numbers = receiver.numbers()

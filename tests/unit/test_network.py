@@ -9,7 +9,7 @@ import pytest
 from fastlog._daemons.rsyslogd import wait_until
 
 LOOPBACKS = [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
-PATIENCE = 30
+TIMEOUT = 30
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def listen():
         opened.append(socket.socket(family, kind))
         opened[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened[-1].bind((host, port))
-        opened[-1].settimeout(PATIENCE)
+        opened[-1].settimeout(TIMEOUT)
         if kind == socket.SOCK_STREAM:
             opened[-1].listen()
         return opened[-1], (host, opened[-1].getsockname()[1])
@@ -33,7 +33,7 @@ def listen():
 
 def accept(listener):
     connection, _ = listener.accept()
-    connection.settimeout(PATIENCE)
+    connection.settimeout(TIMEOUT)
     return connection
 
 
