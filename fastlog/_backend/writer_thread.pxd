@@ -124,7 +124,7 @@ cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
     return linger
 
 
-cdef inline void writer_run_down(Writer *writer, uint64_t position,
+cdef inline void writer_drain_inline(Writer *writer, uint64_t position,
                                  uint64_t deadline) noexcept nogil:
     """Drain up to `position`, until monotonic_ns() is `deadline`, where there is no thread: in a
     signal handler.

@@ -3,7 +3,7 @@
 
 The writers are threads of their own and need no GIL, so the handler of the
 signal only has to wake them and to wait, in the thread that crashed, until the
-rings are empty or the time is over. Then the earlier disposition of the signal
+rings are empty or the time is over. Then the previous_action disposition of the signal
 runs, as with faulthandler. Where there is no writer thread, the handler sends.
 
 All that the handler calls is async-signal-safe (signal-safety(7)): sigaction,
@@ -23,7 +23,7 @@ from fastlog._backend.atomics cimport (cas_seq_cst, exchange_seq_cst, load_acqui
 from fastlog._backend.clock cimport monotonic_ns
 from fastlog._core cimport live_writers
 from fastlog._engine.registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
-from fastlog._backend.writer_thread cimport writer_run_down
+from fastlog._backend.writer_thread cimport writer_drain_inline
 from fastlog._backend.transport cimport errno_set
 from fastlog._backend.writer cimport AWAKE, STOPPED, Writer, writer_reached, writer_wake
 
@@ -48,16 +48,16 @@ cdef extern from "<signal.h>" nogil:
 cdef enum:
     STACK_SIZE = 64 * 1024            # for our handler, and for one that runs after it
     SIGNALS = 6
-    NUDGE = 20                        # looks, after which it wakes writers that wait to reconnect
+    KICK_INTERVAL = 20                        # polls, after which it wakes writers that wait to reconnect
 
-cdef int[SIGNALS] numbers = [SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTERM]
-cdef sigaction_t[SIGNALS] earlier     # what was in our place, when we last came there
-cdef sigaction_t[SIGNALS] first       # and the first time
+cdef int[SIGNALS] signals = [SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTERM]
+cdef sigaction_t[SIGNALS] previous_action     # what was in our place, when we last came there
+cdef sigaction_t[SIGNALS] original_action       # and the first time
 cdef bint[SIGNALS] installed
 cdef Registry *registry = live_writers()
-cdef uint64_t patience                # ns
+cdef uint64_t drain_timeout                # ns
 
-cdef struct Duty:                     # of one drain
+cdef struct DrainTarget:                     # of one drain
     uint64_t writer
     uint64_t position                 # up to which its ring is to be sent
 
@@ -65,48 +65,48 @@ cdef struct Duty:                     # of one drain
 # --- in the signal handler ---------------------------------------------------------------------
 
 cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
-                    bint nudge) noexcept nogil:
+                    bint kick) noexcept nogil:
     """Whether this one is done, or will never be."""
     cdef uint64_t stopped = STOPPED
     if writer_reached(writer) >= position:
         return True
-    if exchange_seq_cst(&writer.crashing.value, 1) == 0 or nudge:
+    if exchange_seq_cst(&writer.crashing.value, 1) == 0 or kick:
         writer_wake(writer)
     if cas_seq_cst(&writer.state.value, &stopped, AWAKE):
-        writer_run_down(writer, position, deadline)
+        writer_drain_inline(writer, position, deadline)
         store_seq_cst(&writer.state.value, STOPPED)
         return True
     return False
 
 
 cdef void drain_all() noexcept nogil:
-    cdef uint64_t deadline = monotonic_ns() + patience
-    cdef Duty[WRITERS_MAX] duties
+    cdef uint64_t deadline = monotonic_ns() + drain_timeout
+    cdef DrainTarget[WRITERS_MAX] targets
     cdef Writer *writer
-    cdef uint64_t looks = 0
+    cdef uint64_t polls = 0
     cdef bint done = False
     cdef int i
     for i in range(WRITERS_MAX):
-        duties[i].writer = load_seq_cst(&registry.writers[i])
-        writer = <Writer *>duties[i].writer
+        targets[i].writer = load_seq_cst(&registry.writers[i])
+        writer = <Writer *>targets[i].writer
         if writer != NULL and writer.process != getpid():     # the parent's
-            duties[i].writer = 0
+            targets[i].writer = 0
         elif writer != NULL:
             # Other threads may go on logging, and would keep us here.
-            duties[i].position = load_acquire(&writer.ring.at.head.value)
+            targets[i].position = load_acquire(&writer.ring.at.head.value)
     while not done and monotonic_ns() < deadline:
         done = True
         for i in range(WRITERS_MAX):
             # A writer that is removed meanwhile waits for us.
-            if duties[i].writer and not drain_one(<Writer *>duties[i].writer, duties[i].position,
-                                                  deadline, looks % NUDGE == 0):
+            if targets[i].writer and not drain_one(<Writer *>targets[i].writer, targets[i].position,
+                                                  deadline, polls % KICK_INTERVAL == 0):
                 done = False
-        looks += 1
+        polls += 1
         if not done:
             registry_pause()
     for i in range(WRITERS_MAX):
-        if duties[i].writer:
-            store_seq_cst(&(<Writer *>duties[i].writer).crashing.value, 0)
+        if targets[i].writer:
+            store_seq_cst(&(<Writer *>targets[i].writer).crashing.value, 0)
 
 
 cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
@@ -125,12 +125,12 @@ cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
         drain_all()
         store_seq_cst(&registry.draining, 0)
     for i in range(SIGNALS):
-        if numbers[i] == number:
-            sigaction(number, &earlier[i], NULL)
+        if signals[i] == number:
+            sigaction(number, &previous_action[i], NULL)
             # What was put over us, and we over that: it calls us once more.
-            earlier[i] = first[i]
+            previous_action[i] = original_action[i]
     errno_set(error)
-    # Blocked until this returns; then the earlier disposition gets it.
+    # Blocked until this returns; then the previous_action disposition gets it.
     raise_(number)
 
 
@@ -154,27 +154,27 @@ cdef int use_own_stack() except -1:
 
 def enable(double timeout):
     """enable_crash_drain(), with a timeout that was checked."""
-    global patience
+    global drain_timeout
     cdef sigaction_t action
     cdef sigaction_t now
     cdef int i
-    patience = <uint64_t>(timeout * 1e9)
+    drain_timeout = <uint64_t>(timeout * 1e9)
     use_own_stack()
     memset(&action, 0, sizeof(action))
     action.sa_sigaction = on_signal
     action.sa_flags = SA_SIGINFO | SA_ONSTACK
     sigemptyset(&action.sa_mask)
     for i in range(SIGNALS):
-        sigaddset(&action.sa_mask, numbers[i])
+        sigaddset(&action.sa_mask, signals[i])
     for i in range(SIGNALS):
-        sigaction(numbers[i], NULL, &now)
+        sigaction(signals[i], NULL, &now)
         if now.sa_sigaction == on_signal:
             continue
-        if numbers[i] == SIGTERM and signal.getsignal(SIGTERM) is not signal.SIG_DFL:
+        if signals[i] == SIGTERM and signal.getsignal(SIGTERM) is not signal.SIG_DFL:
             continue
-        sigaction(numbers[i], &action, &earlier[i])
+        sigaction(signals[i], &action, &previous_action[i])
         if not installed[i]:
-            first[i] = earlier[i]
+            original_action[i] = previous_action[i]
         installed[i] = True
 
 
@@ -184,8 +184,8 @@ def disable():
     cdef int i
     for i in range(SIGNALS):
         if installed[i]:
-            sigaction(numbers[i], NULL, &now)
+            sigaction(signals[i], NULL, &now)
             if now.sa_sigaction == on_signal:
-                sigaction(numbers[i], &earlier[i], NULL)
-                earlier[i] = first[i]     # for one that was put over us and calls us
+                sigaction(signals[i], &previous_action[i], NULL)
+                previous_action[i] = original_action[i]     # for one that was put over us and calls us
                 installed[i] = False

@@ -10,7 +10,7 @@ from fastlog._backend.writer cimport Writer
 
 cdef enum:
     WRITERS_MAX = 64              # more are not drained in a crash
-    LOOK = 1 * MILLISECOND        # how often somebody who waits for a drain looks
+    POLL_INTERVAL = 1 * MILLISECOND        # how often somebody who waits for a drain looks
 
 ctypedef struct Registry:
     atomic_u64 writers[WRITERS_MAX]   # addresses; 0: free
@@ -18,7 +18,7 @@ ctypedef struct Registry:
 
 
 cdef inline void registry_pause() noexcept nogil:
-    cdef timespec limit = to_timespec(LOOK)
+    cdef timespec limit = to_timespec(POLL_INTERVAL)
     ppoll(NULL, 0, &limit, NULL)
 
 
