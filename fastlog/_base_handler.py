@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastlog._frontend.emit import Encoder
-    from fastlog._spool.orphans import Leftovers
+    from fastlog._spool.orphans import OrphanedSpools
     from fastlog._stats import Stats
 
 
@@ -72,7 +72,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
             linger=_validation.seconds("linger", linger),
             **engine,  # type: ignore[arg-type]
         )
-        self._leftovers: Leftovers | None = None
+        self._orphans: OrphanedSpools | None = None
         if spool is None:
             self._engine = make_engine(capacity=capacity)
         else:
@@ -90,7 +90,7 @@ class EngineHandler(logging.handlers.SysLogHandler):
                     make_engine: Callable[..., Engine],
                     destination: tuple[list[str], str, int, int, int]) -> None:
         """Have the ring in a file, and send what others left there and beside it."""
-        from fastlog._spool import file as _spool, orphans as _leftovers
+        from fastlog._spool import file as _spool, orphans as _orphans
 
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"spool must be a str, os.PathLike or None, not {type(path).__name__}")
@@ -98,11 +98,11 @@ class EngineHandler(logging.handlers.SysLogHandler):
             raise ValueError(f"spool must be the path of a file, not {path!r}")
         spool = _spool.Spool(path, capacity, _spool.destination(*destination))
         self._engine = make_engine(capacity=capacity, spool=spool)
-        found = _leftovers.describe(self._engine)
+        found = _orphans.describe(self._engine)
         if found:
             self._warn_stderr(f"{found} in {spool.path}")
             self._engine.start()
-        self._leftovers = _leftovers.Leftovers(
+        self._orphans = _orphans.OrphanedSpools(
             spool, lambda each: make_engine(capacity=each.capacity, spool=each), self._warn_stderr)
 
     def _end_child(self) -> None:
@@ -129,8 +129,8 @@ class EngineHandler(logging.handlers.SysLogHandler):
         deadline = time.monotonic() + seconds
         self._log_loss_report()
         done = self._engine.flush(seconds)
-        if self._leftovers is not None:
-            done = self._leftovers.finish(max(0.0, deadline - time.monotonic())) and done
+        if self._orphans is not None:
+            done = self._orphans.finish(max(0.0, deadline - time.monotonic())) and done
         self._gave_up_at = None if done else self._progress()
         return done
 
@@ -163,8 +163,8 @@ class EngineHandler(logging.handlers.SysLogHandler):
         deadline = time.monotonic() + (0.0 if hopeless else timeout)
         self._log_loss_report(during_outage=True)
         self._close_engine(0.0 if hopeless else timeout)
-        if self._leftovers is not None:
-            self._leftovers.close(max(0.0, deadline - time.monotonic()))
+        if self._orphans is not None:
+            self._orphans.close(max(0.0, deadline - time.monotonic()))
 
     def _close_engine(self, timeout: float) -> None:
         path = self._engine.spool_path()      # a forked child's own; "" once it was given up

@@ -46,7 +46,7 @@ cdef class Engine:
     cdef uint64_t reported_lost           # records lost until the last was over
     cdef list reported_losses             # as collect_losses() last read them
 
-    cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL
+    cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL
     cdef int ensure_current_process(self) except -1
     cdef object spool_now(self)
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1

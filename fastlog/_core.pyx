@@ -155,7 +155,7 @@ cdef class Engine:
             self.writer = self.new_writer(-1, False)
             return
         try:
-            self.writer = self.new_writer(spool.open(), spool.only_look)
+            self.writer = self.new_writer(spool.open(), spool.read_only)
         except BaseException:
             spool.release()       # who keeps the exception keeps the spool
             raise
@@ -173,10 +173,10 @@ cdef class Engine:
         if joined:
             writer_destroy(self.writer)
 
-    cdef Writer *new_writer(self, int spool_fd, bint only_look) except NULL:
+    cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL:
         """spool_fd: -1 for memory of its own. Keeps the GIL, or a lock, all the time."""
         cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, spool_fd,
-                                            only_look)
+                                            read_only)
         cdef bytes path
         if writer == NULL:
             if errno == EBADMSG:
@@ -215,7 +215,7 @@ cdef class Engine:
             # Python code: other threads run meanwhile, and handlers of signals. Who of them
             # comes here, too, has a file of its own, and the first one to be ready its writer.
             before = self.spool_now()
-            spool = before.another()
+            spool = before.for_child()
             fd = spool.open()
         with cython.critical_section(self):
             if load_relaxed(&self.fork_epoch) != current_fork_epoch():
@@ -232,7 +232,7 @@ cdef class Engine:
                 pointer_store(&self.writer, writer)
                 store_release(&self.fork_epoch, current_fork_epoch())
         if fd >= 0:
-            spool.give_back(fd)
+            spool.discard(fd)
         return 0
 
     cdef object spool_now(self):
@@ -609,7 +609,7 @@ cdef class Engine:
         cdef int fd = -1
         if spool is not None:
             Py_INCREF(spool)      # its file is in use until the process ends
-            spool = spool.another()
+            spool = spool.for_child()
             fd = spool.open()
         with cython.critical_section(self):
             if self.writer == lost:   # else another thread was first
@@ -618,7 +618,7 @@ cdef class Engine:
                 self.spool = spool
                 fd = -1
         if fd >= 0:
-            spool.give_back(fd)
+            spool.discard(fd)
         return 0
 
     cdef int detach_spool(self) except -1:

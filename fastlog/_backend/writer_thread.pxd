@@ -251,12 +251,12 @@ cdef inline void writer_discard_inherited(Writer *writer) noexcept nogil:
     munmap(writer, sizeof(Writer))
 
 
-cdef inline bint writer_take_ring(Writer *writer, uint64_t capacity, int fd, bint only_look
+cdef inline bint writer_take_ring(Writer *writer, uint64_t capacity, int fd, bint read_only
                                   ) noexcept nogil:
     """Memory of its own, or a spool with what a dead process left in it. False: see errno."""
     if fd < 0:
         return ring_create(&writer.ring, capacity) == 0
-    if ring_map(&writer.ring, capacity, fd, not only_look) != 0:
+    if ring_map(&writer.ring, capacity, fd, not read_only) != 0:
         return False
     if not ring_recover(&writer.ring, &writer.recovered):
         errno_set(EBADMSG)
@@ -266,11 +266,11 @@ cdef inline bint writer_take_ring(Writer *writer, uint64_t capacity, int fd, bin
 
 
 cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int socktype, int spool_fd,
-                                  bint only_look) noexcept nogil:
+                                  bint read_only) noexcept nogil:
     """A stopped writer, or NULL with errno set. Free with writer_destroy.
 
     spool_fd: the file of the ring, which is the writer's from now on; -1: memory of its own.
-    only_look: what is changed in the ring does not reach the file.
+    read_only: what is changed in the ring does not reach the file.
     errno is EBADMSG if the positions in the file make no sense.
     """
     cdef int error
@@ -287,7 +287,7 @@ cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int sockty
     pthread_mutex_init(&writer.lifecycle, NULL)
     pthread_mutex_init(&writer.tail_lock, NULL)
     writer.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-    if writer.wake_fd < 0 or not writer_take_ring(writer, capacity, spool_fd, only_look):
+    if writer.wake_fd < 0 or not writer_take_ring(writer, capacity, spool_fd, read_only):
         error = errno
         writer_destroy(writer)
         errno_set(error)

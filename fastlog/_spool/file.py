@@ -76,26 +76,26 @@ class Spool:
     Raises OSError that says what is wrong with the file.
     """
 
-    only_look = False
+    read_only = False
 
     def __init__(self, path: str | os.PathLike[str], capacity: int,
                  destination: dict[str, object]) -> None:
         self.base = self.path = os.path.abspath(os.fsdecode(path))
         self.capacity = capacity
         self.destination = destination
-        self._beside = False      # the file's name is to be another than `base`
+        self._use_pid_suffix = False      # the file's name is to be another than `base`
         self._is_new = False
         self._descriptor = -1
         self._inode = (0, 0)
 
     @classmethod
-    def existing(cls, path: str, only_look: bool = False) -> Spool:
+    def open_existing(cls, path: str, read_only: bool = False) -> Spool:
         """A file that is there, locked; its capacity and destination are what it says.
 
         A capacity of 0: the file is empty, its process ended before it had made it.
         """
         self = cls(path, 0, {})
-        self.only_look = only_look
+        self.read_only = read_only
         self._descriptor = self._claim(self.path, create=False)
         return self
 
@@ -104,10 +104,10 @@ class Spool:
         """Bytes of the file."""
         return _PAGE + self.capacity if self.capacity else 0
 
-    def another(self) -> Spool:
+    def for_child(self) -> Spool:
         """For a file of its own, beside this one, as a forked child needs it."""
         spool = Spool(self.base, self.capacity, self.destination)
-        spool._beside = True
+        spool._use_pid_suffix = True
         return spool
 
     def open(self) -> int:
@@ -118,7 +118,7 @@ class Spool:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             return descriptor
-        if not self._beside:
+        if not self._use_pid_suffix:
             return self._claim(self.path, create=True)
         for name in self._own_names():
             try:
@@ -145,7 +145,7 @@ class Spool:
             return _identity(os.lstat(self.path)) == self._inode
         return False
 
-    def give_back(self, descriptor: int) -> None:
+    def discard(self, descriptor: int) -> None:
         """Undo open(); what was in the file before stays there."""
         if self._is_new:
             self.remove()
@@ -236,31 +236,31 @@ class Spool:
         if not any(raw) and found.st_size in (0, self.size):
             self._is_new = True
             if self.capacity:
-                self._lay_out(path, descriptor)
+                self._allocate(path, descriptor)
             return True
         capacity, where = _read_header(path, raw)
-        if self.capacity and not self._can_go_on(capacity, where):
+        if self.capacity and not self._is_compatible(capacity, where):
             os.rename(path, _free_name(f"{path}.{os.getpid()}", capacity))
             return False
         self.capacity = capacity
         self.destination = self.destination or where
-        if self.only_look:
+        if self.read_only:
             if found.st_size < self.size:
                 _refuse(errno.EINVAL, path, f"is truncated: it has {found.st_size} bytes of "
                                             f"{self.size}")
         elif self.destination != where or found.st_blocks * 512 < self.size:
             # The configuration has another one now; or somebody has cut the file off, or has
             # copied it with holes: what is left can be read, if there is memory behind all of it.
-            self._lay_out(path, descriptor)
+            self._allocate(path, descriptor)
         return True
 
-    def _can_go_on(self, capacity: int, where: dict[str, object]) -> bool:
+    def _is_compatible(self, capacity: int, where: dict[str, object]) -> bool:
         """Whether a ring that was another process's is one for our records, too."""
         return (self.capacity == capacity
                 and self.destination["framing"] == where.get("framing")
                 and is_stream(self.destination) == is_stream(where)
                 # PATH means what the configuration says; the name of a child means nothing.
-                and (not self._beside or self.destination == where))
+                and (not self._use_pid_suffix or self.destination == where))
 
     def _header(self) -> bytes:
         where = json.dumps(self.destination).encode()
@@ -269,7 +269,7 @@ class Spool:
             raise OSError(errno.ENAMETOOLONG, "for the address there is no room in its header")
         return header.ljust(_HEADER_SIZE, b"\0")
 
-    def _lay_out(self, path: str, descriptor: int) -> None:
+    def _allocate(self, path: str, descriptor: int) -> None:
         try:
             # First, so that a process that is killed in between leaves what the next one knows.
             os.pwrite(descriptor, self._header(), 0)

@@ -31,7 +31,7 @@ def siblings(base: str | os.PathLike[str]) -> list[str]:
     return [os.path.join(directory, each) for each in sorted(names) if pattern.fullmatch(each)]
 
 
-class Leftovers:
+class OrphanedSpools:
     """Spools of processes that are gone, each with an engine that sends what is in it.
 
     spool: beside which they are. make_engine: called with a Spool. warn: called with a line
@@ -47,9 +47,9 @@ class Leftovers:
         self._base = spool.base
         self._paths = siblings(spool.base)[::-1]  # that were not looked at yet, the last first
         self._engines: list[tuple[Spool, Engine]] = []
-        self._go_on()
+        self._start_next()
 
-    def _go_on(self) -> None:
+    def _start_next(self) -> None:
         """Not with all at once: each takes a thread and three descriptors."""
         while len(self._engines) < _TOGETHER:
             try:
@@ -64,7 +64,7 @@ class Leftovers:
                 self._warn(explain(path, error))
 
     def _send(self, path: str) -> None:
-        spool = Spool.existing(path)
+        spool = Spool.open_existing(path)
         if not spool.capacity:
             spool.remove()
             return
@@ -88,8 +88,8 @@ class Leftovers:
         while (first := next(iter(self._engines), None)) is not None:
             if not first[1].flush(max(0.0, deadline - time.monotonic())):
                 return False
-            self._give_up(first)
-            self._go_on()
+            self._close_one(first)
+            self._start_next()
         return True
 
     def close(self, timeout: float) -> None:
@@ -97,12 +97,12 @@ class Leftovers:
         if self.finish(timeout):
             return
         for each in list(self._engines):
-            self._give_up(each)
+            self._close_one(each)
         if self._paths:
             self._warn(f"{len(self._paths)} more files of earlier processes beside {self._base} "
                        "were not sent")
 
-    def _give_up(self, one: tuple[Spool, Engine]) -> None:
+    def _close_one(self, one: tuple[Spool, Engine]) -> None:
         with contextlib.suppress(ValueError):  # another thread was first
             self._engines.remove(one)
         spool, engine = one

@@ -114,7 +114,7 @@ def make_engine(where: dict[str, Any], capacity: int, spool: Spool | None = None
 
 def look(path: str) -> bool:
     """Print what would be sent; nothing is changed."""
-    spool = Spool.existing(path, only_look=True)
+    spool = Spool.open_existing(path, read_only=True)
     if not spool.capacity:
         print(f"{path}: nothing to send")
         return True
@@ -127,7 +127,7 @@ def look(path: str) -> bool:
 
 def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
     """Send what is in a spool; returns whether nothing is left."""
-    spool = Spool.existing(path)
+    spool = Spool.open_existing(path)
     if not spool.capacity:
         print(f"{path}: nothing to send")
         spool.remove()

@@ -29,7 +29,7 @@ from fastlog._spool.file import Spool
 from fastlog.cli.recover import make_engine
 for line in sys.stdin:
     try:
-        spool = Spool.existing(line[:-1], only_look=True)
+        spool = Spool.open_existing(line[:-1], read_only=True)
         engine = spool.capacity and make_engine(spool.destination, spool.capacity, spool)
         found = [record.decode("latin-1") for record in engine.records()] if engine else []
     except OSError as error:

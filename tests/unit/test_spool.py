@@ -6,7 +6,7 @@ import struct
 import pytest
 
 import fastlog
-from fastlog._spool import file as _spool, orphans as _leftovers
+from fastlog._spool import file as _spool, orphans as _orphans
 
 PAGE = mmap.PAGESIZE
 CAPACITY = 1 << 16
@@ -119,8 +119,8 @@ def test_flush_has_one_timeout_for_all_files(leave, make_handler, spool, directo
         given.append(timeout)
         return finish_all(self, timeout)
 
-    finish_all = _leftovers.Leftovers.finish
-    monkeypatch.setattr(_leftovers.Leftovers, "finish", finish)
+    finish_all = _orphans.OrphanedSpools.finish
+    monkeypatch.setattr(_orphans.OrphanedSpools, "finish", finish)
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     handler._engine.submit(14, "x")
     assert not handler.flush(0.05)

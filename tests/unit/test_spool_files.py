@@ -221,4 +221,4 @@ def test_release_when_the_inode_is_another_files(directory):
         _spool.Spool(directory / "used", CAPACITY, {}).open()
     gone._inode = own
     gone.release()
-    used.give_back(descriptor)
+    used.discard(descriptor)
