@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 
 
 # Imported when somebody wants it: `import fastlog` is part of a program's start.
-_WHEN_WANTED = {
+_LAZY = {
     "JournalHandler": "journal",
     "Logger": "loggers",
     "Stats": "_stats",
@@ -46,11 +46,11 @@ _WHEN_WANTED = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHEN_WANTED:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_WHEN_WANTED[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     return value
 
 

@@ -370,7 +370,7 @@ cdef class Engine:
         return (PUT_ACCEPTED | self.outage_changed()
                 | (PUT_FLUSH if load_relaxed(&self.synchronous) else 0))
 
-    def be_synchronous(self):
+    def set_synchronous(self):
         """From now on each put asks its caller to flush."""
         store_relaxed(&self.synchronous, 1)
 

@@ -33,7 +33,7 @@ def watch(handler: EngineHandler) -> None:
     _handlers.add(handler)
     _hook_multiprocessing()
     if _exiting:
-        handler._engine.be_synchronous()
+        handler._engine.set_synchronous()
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         _register_finalizer(None)
@@ -44,7 +44,7 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     for handler in list(_handlers):
-        handler._engine.be_synchronous()
+        handler._engine.set_synchronous()
 
 
 def _hook_multiprocessing() -> None:

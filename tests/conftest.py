@@ -24,10 +24,10 @@ TIMEOUT = 30  # seconds; how long a test waits for something that must come
 
 
 @pytest.fixture(scope="session", autouse=True)
-def elsewhere(tmp_path_factory):
+def outside_source_tree(tmp_path_factory):
     """Not the source tree: processes that are started here would import that, and not be built."""
     before = os.getcwd()
-    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    os.chdir(tmp_path_factory.mktemp("outside_source_tree"))
     yield
     os.chdir(before)
 
@@ -226,8 +226,8 @@ def nested_calls():
 
 
 @pytest.fixture
-def missing():
-    """Skips the test, unless what is missing must be here."""
+def require():
+    """Skips the test, unless what is require must be here."""
     def skip(package):
         if os.environ.get("CI") or os.geteuid() == 0:
             pytest.fail(f"{package} is not installed, and here it must be: run `make setup`")
@@ -237,10 +237,10 @@ def missing():
 
 
 @pytest.fixture
-def start_rsyslogd(directory, missing):
+def start_rsyslogd(directory, require):
     """Makes private, running rsyslogds."""
     if find_rsyslogd() is None:
-        missing("rsyslogd")
+        require("rsyslogd")
     daemons = []
 
     def start(**options):
@@ -259,10 +259,10 @@ def rsyslogd(start_rsyslogd):
 
 
 @pytest.fixture
-def journald(directory, missing):
+def journald(directory, require):
     """A private systemd-journald, not started yet."""
     if find_journald() is None:
-        missing("systemd-journald")
+        require("systemd-journald")
     try:
         daemon = Journald(directory)
     except PermissionError as error:
@@ -310,7 +310,7 @@ for text in sys.argv[2:]:
 
 
 @pytest.fixture
-def leave(run_python, directory, spool):
+def make_orphaned_spool(run_python, directory, spool):
     """Leaves a spool with records that were not sent. By default the process kills itself."""
     def run(*texts, path=spool, address=str(directory / "log"), before="",
             end="os.kill(os.getpid(), signal.SIGKILL)", returncode=-9, **options):

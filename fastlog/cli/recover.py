@@ -181,7 +181,7 @@ def send_rewritten(engine: Engine, counted: bool, where: dict[str, Any], timeout
     other = make_engine(where, engine.stats().capacity)
     deadline = time.monotonic() + timeout
     for record in engine.records():
-        priority, text = take_apart(record, counted)
+        priority, text = parse_record(record, counted)
         # Unix sockets get a NUL, as by default they do: a stream may listen there.
         other.submit(priority, text, append_nul=bool(where["paths"]))
         if not other.flush(max(0.0, deadline - time.monotonic())):
@@ -191,7 +191,7 @@ def send_rewritten(engine: Engine, counted: bool, where: dict[str, Any], timeout
     return other.stats().last_errno
 
 
-def take_apart(record: bytes, counted: bool) -> tuple[int, str]:
+def parse_record(record: bytes, counted: bool) -> tuple[int, str]:
     """Priority and message, without what was put around them."""
     if counted:
         record = record.partition(b" ")[2]

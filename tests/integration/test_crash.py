@@ -375,10 +375,10 @@ assert stats.accepted == stats.sent == 203, stats
     assert [int(each[4:].split()[0]) for each in received[3:]] == list(range(200))
 
 
-def test_half_written_record_in_a_spool(leave, recover, make_sink, spool):
+def test_half_written_record_in_a_spool(make_orphaned_spool, recover, make_sink, spool):
     """What was sent before it is not sent again by who recovers the spool; it is told."""
     sink = make_sink()
-    leave(*range(5), before="import ctypes, mmap, fastlog", returncode=-signal.SIGSEGV, end="""
+    make_orphaned_spool(*range(5), before="import ctypes, mmap, fastlog", returncode=-signal.SIGSEGV, end="""
 fastlog.enable_crash_drain()
 text = "x" * 20_000
 page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 2) * mmap.PAGESIZE)

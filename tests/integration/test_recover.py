@@ -13,9 +13,9 @@ def records(*texts):
     return [f"<14>{text}\0".encode() for text in texts]
 
 
-def test_command(leave, recover, make_sink, spool, directory):
+def test_command(make_orphaned_spool, recover, make_sink, spool, directory):
     """A dry run shows and changes nothing; the real one sends, in order, and removes the file."""
-    leave(*range(50))
+    make_orphaned_spool(*range(50))
     before = spool.read_bytes()
     done = recover(spool, "--dry-run")
     assert done.returncode == 0 and done.stderr == ""
@@ -45,9 +45,9 @@ def test_says_what_is_wrong(recover, arguments, status, said):
     assert done.returncode == status and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_killed_in_the_middle(leave, make_sink, spool):
+def test_killed_in_the_middle(make_orphaned_spool, make_sink, spool):
     """The next one goes on where it was: a batch may come twice, in order."""
-    leave(*range(300))
+    make_orphaned_spool(*range(300))
     sink = make_sink()
     following = 0
     for is_killed in (True, True, True, False):
@@ -67,27 +67,27 @@ def test_killed_in_the_middle(leave, make_sink, spool):
     assert following == 300 and not spool.exists()
 
 
-def test_knows_the_last_destination(leave, recover, make_sink, spool, directory):
+def test_knows_the_last_destination(make_orphaned_spool, recover, make_sink, spool, directory):
     """Not the one of the process that made the file."""
-    leave("a", address=str(directory / "before"))
-    leave("b", address=str(directory / "now"))
+    make_orphaned_spool("a", address=str(directory / "before"))
+    make_orphaned_spool("b", address=str(directory / "now"))
     sink = make_sink(directory / "now")
     assert recover(spool).returncode == 0
     assert sink.take(2) == records("a", "b")
 
 
-def test_a_relative_address_from_elsewhere(leave, recover, make_sink, spool, directory,
+def test_a_relative_address_from_elsewhere(make_orphaned_spool, recover, make_sink, spool, directory,
                                                   tmp_path):
-    leave("a", address=os.path.relpath(directory / "log", tmp_path))
+    make_orphaned_spool("a", address=os.path.relpath(directory / "log", tmp_path))
     sink = make_sink()
     assert recover(spool, cwd="/").returncode == 0
     assert sink.take(1) == records("a")
 
 
-def test_what_cannot_be_printed(leave, recover, make_sink, directory):
+def test_what_cannot_be_printed(make_orphaned_spool, recover, make_sink, directory):
     """A path that is no UTF-8, and text that stdout's encoding does not have."""
     spool = os.fsdecode(os.fsencode(directory) + b"/\xff")
-    leave("\u20ac", path=spool)
+    make_orphaned_spool("\u20ac", path=spool)
     utf8 = {"PYTHONIOENCODING": "utf-8"}
     done = recover(spool, "--dry-run", environment=utf8)
     assert (done.returncode, done.stderr) == (0, "") and "\\udcff" in done.stdout
@@ -98,20 +98,20 @@ def test_what_cannot_be_printed(leave, recover, make_sink, directory):
     assert sink.take(1) == records("\u20ac")
 
 
-def test_with_all_names(leave, recover, make_sink, spool):
+def test_with_all_names(make_orphaned_spool, recover, make_sink, spool):
     """`recover PATH*`: a file that was found beside another is not missed when its turn comes."""
-    leave("a")
-    leave("b", path=f"{spool}.77")
+    make_orphaned_spool("a")
+    make_orphaned_spool("b", path=f"{spool}.77")
     sink = make_sink()
     done = recover(spool, f"{spool}.77")
     assert (done.returncode, done.stderr) == (0, "")
     assert sink.take(2) == records("a", "b")
 
 
-def test_set_aside_twice(leave, recover, make_sink, spool, directory):
+def test_set_aside_twice(make_orphaned_spool, recover, make_sink, spool, directory):
     """Under the same process id, as in a container: the second does not replace the first."""
     for capacity, text in ((4096, "a"), (8192, "b"), (4096, "c"), (8192, "d")):
-        leave(text, capacity=capacity, before="import os; os.getpid = lambda: 1",
+        make_orphaned_spool(text, capacity=capacity, before="import os; os.getpid = lambda: 1",
               end="signal.raise_signal(signal.SIGKILL)")
     sink = make_sink()
     done = recover(spool)
@@ -120,10 +120,10 @@ def test_set_aside_twice(leave, recover, make_sink, spool, directory):
     assert os.listdir(directory) == ["log"]
 
 
-def test_childs_file_that_was_set_aside_is_found(leave, recover, make_sink, spool, directory):
+def test_childs_file_that_was_set_aside_is_found(make_orphaned_spool, recover, make_sink, spool, directory):
     """A process with the same id but another capacity moved it out of its way."""
-    leave("a", path=f"{spool}.77", capacity=4096)
-    leave("b", path=f"{spool}.77", capacity=8192)
+    make_orphaned_spool("a", path=f"{spool}.77", capacity=4096)
+    make_orphaned_spool("b", path=f"{spool}.77", capacity=8192)
     sink = make_sink()
     done = recover(spool)
     assert done.returncode == 0, done
@@ -154,9 +154,9 @@ def recover_over_tcp(recover, spool):
     (COUNTED, b"11 <14>a\n<14>b5 <14>c"),
     (NEWLINE, b"<14>a#012<14>b\n<14>c\n"),
 ], ids=["datagrams", "stream", "octet-counting", "newline"])
-def test_over_tcp(leave, recover, spool, options, wire):
+def test_over_tcp(make_orphaned_spool, recover, spool, options, wire):
     """Two records are two, whatever is in them, and whatever they were written for."""
-    leave("a\n<14>b", "c", **options)
+    make_orphaned_spool("a\n<14>b", "c", **options)
     assert recover_over_tcp(recover, spool) == wire
     assert not spool.exists()
 
@@ -167,8 +167,8 @@ def test_over_tcp(leave, recover, spool, options, wire):
     (COUNTED, [b"<14>a\nb", b"<14>c"]),
     (NEWLINE, [b"<14>a#012b", b"<14>c"]),
 ], ids=["datagrams", "stream", "octet-counting", "newline"])
-def test_by_udp(leave, recover, spool, options, received):
-    leave("a\nb", "c", **options)
+def test_by_udp(make_orphaned_spool, recover, spool, options, received):
+    make_orphaned_spool("a\nb", "c", **options)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
         sink.settimeout(30)
@@ -180,9 +180,9 @@ def test_by_udp(leave, recover, spool, options, received):
 @pytest.mark.parametrize("options", [DATAGRAMS, STREAM, COUNTED, NEWLINE],
                          ids=["datagrams", "stream", "octet-counting", "newline"])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["dgram", "stream"])
-def test_to_a_unix_socket(leave, recover, make_sink, directory, spool, options, kind):
+def test_to_a_unix_socket(make_orphaned_spool, recover, make_sink, directory, spool, options, kind):
     """What listens there is not known: each record ends with a NUL, or it is a datagram."""
-    leave("a", "c", **options)
+    make_orphaned_spool("a", "c", **options)
     sink = make_sink(directory / "elsewhere", kind)
     done = recover(spool, "--address", sink.path)
     assert (done.returncode, done.stderr) == (0, ""), done
@@ -192,9 +192,9 @@ def test_to_a_unix_socket(leave, recover, make_sink, directory, spool, options, 
         assert sink.take(2) == records("a", "c")
 
 
-def test_rewritten_as_far_as_possible(leave, recover, make_sink, directory, spool):
+def test_rewritten_as_far_as_possible(make_orphaned_spool, recover, make_sink, directory, spool):
     """What could not be sent stays, in the form it has."""
-    leave(*range(100), **COUNTED)
+    make_orphaned_spool(*range(100), **COUNTED)
     sink = make_sink()
     sink.hang(room=11)
     done = recover(spool, "--address", sink.path, "--timeout", "2")
@@ -208,9 +208,9 @@ def test_rewritten_as_far_as_possible(leave, recover, make_sink, directory, spoo
     assert not spool.exists()
 
 
-def test_rewritten_without_a_priority(leave, recover, make_sink, spool):
+def test_rewritten_without_a_priority(make_orphaned_spool, recover, make_sink, spool):
     """A record that is whole but has no priority gets RFC 3164's."""
-    leave("text", **COUNTED)
+    make_orphaned_spool("text", **COUNTED)
     content = spool.read_bytes()
     spool.write_bytes(content.replace(b"8 <14>text", b"8 x14>text"))
     sink = make_sink()
@@ -218,9 +218,9 @@ def test_rewritten_without_a_priority(leave, recover, make_sink, spool):
     assert sink.take_one() == b"<13>x14>text\0"
 
 
-def test_next_handler_writes_otherwise(leave, recover, make_handler, make_sink, spool, capsys):
+def test_next_handler_writes_otherwise(make_orphaned_spool, recover, make_handler, make_sink, spool, capsys):
     """It does not send records in a form that its destination would not understand."""
-    leave("a\nb")
+    make_orphaned_spool("a\nb")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=1 << 16, socktype=socket.SOCK_STREAM)
     said = capsys.readouterr().err
@@ -288,9 +288,9 @@ os._exit(0)
     {"socktype": "x"},
 ], ids=["host", "port", "no host", "20 paths", "path", "paths", "framing", "framing's type",
         "socktype"])
-def test_damaged_destination(leave, recover, make_sink, spool, directory, damage):
+def test_damaged_destination(make_orphaned_spool, recover, make_sink, spool, directory, damage):
     """It is told, and overwrites nothing; with --address the records are sent all the same."""
-    leave("a")
+    make_orphaned_spool("a")
     with open(spool, "r+b") as file:
         size, = struct.unpack("=24xI", file.read(28))
         where = json.dumps({**json.loads(file.read(size)), **damage}).encode()
@@ -312,9 +312,9 @@ def test_empty_file(recover, spool):
     assert recover(spool) == (0, f"{spool}: nothing to send\n", "", []) and not spool.exists()
 
 
-def test_output_that_nobody_reads(leave, spool):
+def test_output_that_nobody_reads(make_orphaned_spool, spool):
     """`fastlog recover … | head` ends without a traceback."""
-    leave(*["x" * 1000] * 800, capacity=1 << 20)      # more than a pipe holds
+    make_orphaned_spool(*["x" * 1000] * 800, capacity=1 << 20)      # more than a pipe holds
     with subprocess.Popen([sys.executable, "-m", "fastlog", "recover", "--dry-run", spool],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stdout.readline()

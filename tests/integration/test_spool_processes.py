@@ -163,10 +163,10 @@ assert os.wait()[1] == 0
     assert sorted(sink.take(2)) == [b"<14>0\0", b"<14>1\0"] and sink.is_empty()
 
 
-def test_close_waits_for_what_children_left(leave, make_handler, make_sink, directory, spool,
+def test_close_waits_for_what_children_left(make_orphaned_spool, make_handler, make_sink, directory, spool,
                                             capsys):
     """As flush() does, not only for the records of its own ring."""
-    leave(*range(50), path=f"{spool}.77")
+    make_orphaned_spool(*range(50), path=f"{spool}.77")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=1 << 16)
     reader = threading.Timer(0.2, sink.take, (50,))
@@ -248,11 +248,11 @@ assert os.waitpid(pid, 0)[1] == 0
 
 # --- what others left beside it ------------------------------------------------------------------
 
-def test_left_for_another_destination(leave, recover, make_handler, make_sink, directory, spool,
+def test_left_for_another_destination(make_orphaned_spool, recover, make_handler, make_sink, directory, spool,
                                       capsys):
     """It is left alone, and that is said."""
-    leave("theirs", path=f"{spool}.77", address=str(directory / "theirs"))
-    leave("ours", path=f"{spool}.78")
+    make_orphaned_spool("theirs", path=f"{spool}.77", address=str(directory / "theirs"))
+    make_orphaned_spool("ours", path=f"{spool}.78")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
     assert (f"1 records of an earlier process in {spool}.77, for another destination: `fastlog "
@@ -264,12 +264,12 @@ def test_left_for_another_destination(leave, recover, make_handler, make_sink, d
     assert recover(f"{spool}.77", sink=sink, count=1).received == [b"<14>theirs\0"]
 
 
-def test_childs_name_with_another_destination(leave, run_python, recover, make_sink, directory,
+def test_childs_name_with_another_destination(make_orphaned_spool, run_python, recover, make_sink, directory,
                                               spool):
     """A child does not send what a process of its id left for somebody else."""
     sink = make_sink()
     others = directory / "others"
-    leave("theirs", path=others, address=str(directory / "theirs"))
+    make_orphaned_spool("theirs", path=others, address=str(directory / "theirs"))
     run_python("""
 import logging, os, shutil, sys, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
@@ -298,10 +298,10 @@ def test_empty_file_of_a_child(make_handler, directory, spool, capsys):
     assert os.listdir(directory) == ["spool"] and capsys.readouterr().err == ""
 
 
-def test_close_says_what_is_left_in_which_file(leave, make_handler, directory, spool, capsys):
+def test_close_says_what_is_left_in_which_file(make_orphaned_spool, make_handler, directory, spool, capsys):
     """Each file's own records, and the files can be had by others."""
     for number in range(3):
-        leave(*range(number + 1), path=f"{spool}.{number}")
+        make_orphaned_spool(*range(number + 1), path=f"{spool}.{number}")
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     handler._engine.submit(14, "x")
     capsys.readouterr()
@@ -356,17 +356,17 @@ print(process.pid, process.exitcode)
                           + (f"; they are kept in {spool}.{pid}" if spooled else "")]
 
 
-def leave_many(leave, spool, count):
+def leave_many(make_orphaned_spool, spool, count):
     """Files of `count` children, each with one record."""
-    leave("x")
+    make_orphaned_spool("x")
     for number in range(count):
         shutil.copy(spool, f"{spool}.{number}")
     spool.unlink()
 
 
-def test_many_files(leave, make_handler, make_sink, directory, spool, threads):
+def test_many_files(make_orphaned_spool, make_handler, make_sink, directory, spool, threads):
     """They are sent some at a time: descriptors and threads of this process are not for them."""
-    leave_many(leave, spool, 100)
+    leave_many(make_orphaned_spool, spool, 100)
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     assert len(threads.find()) <= 16
     sink = make_sink()
@@ -377,9 +377,9 @@ def test_many_files(leave, make_handler, make_sink, directory, spool, threads):
     assert sorted(os.listdir(directory)) == ["log", "spool"]
 
 
-def test_many_files_that_cannot_be_sent(leave, make_handler, directory, spool, capsys):
+def test_many_files_that_cannot_be_sent(make_orphaned_spool, make_handler, directory, spool, capsys):
     """Those that had no turn are told of, too."""
-    leave_many(leave, spool, 20)
+    leave_many(make_orphaned_spool, spool, 20)
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     handler.close(0.0)
     assert (f"4 more files of earlier processes beside {spool} were not sent"

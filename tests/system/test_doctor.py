@@ -333,10 +333,10 @@ doctor()
 """
 
 
-def test_own_machine(as_root, missing, tmp_path):
+def test_own_machine(as_root, require, tmp_path):
     """No syslog; a dead one; then journald; rsyslogd behind it; that stopped; journald stopped."""
-    programs = [find_journald() or missing("systemd-journald"),
-                find_rsyslogd() or missing("rsyslogd")]
+    programs = [find_journald() or require("systemd-journald"),
+                find_rsyslogd() or require("rsyslogd")]
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
          sys.executable, "-c", OWN_MACHINE, *programs],
@@ -430,10 +430,10 @@ def test_bad_arguments(arguments, words, capsys):
 
 def test_a_check_that_fails_is_a_finding(monkeypatch, capsys, sink):
     """Whatever nobody foresaw: the other checks go on, and logging is left as it was."""
-    def look_at(path):
+    def probe_socket(path):
         raise RuntimeError("odd")
 
-    monkeypatch.setattr(socket_probe, "look_at", look_at)
+    monkeypatch.setattr(socket_probe, "probe_socket", probe_socket)
     assert main(["doctor", "--address", sink.path]) == 0
     assert "The check of sockets failed: RuntimeError: odd" in capsys.readouterr().out
     assert b"fastlog-doctor: test record " in sink.take_one()

@@ -140,12 +140,12 @@ def ip(*arguments):
 
 
 @pytest.fixture
-def network(missing):
+def network(require):
     with contextlib.ExitStack() as stack:
         network = Network()
         if os.geteuid() == 0:
             if find_ip() is None:
-                missing("iproute2")
+                require("iproute2")
             with contextlib.suppress(PermissionError):
                 network = stack.enter_context(Namespaces())
         yield network
@@ -254,13 +254,13 @@ def start_sender(example, directory, network, start_rsyslogd):
 
 
 @pytest.fixture
-def make_pair(example, directory, network, start_sender, request, missing):
+def make_pair(example, directory, network, start_sender, request, require):
     """Makes the two machines for a transport; the sender runs, the receiver does not yet."""
     usual_ports = {"udp": 514, "tcp": 10514, "relp": 2514}
 
     def make(transport):
         if transport == "relp" and not any(glob.glob(f"{each}/omrelp.so") for each in MODULES):
-            missing("rsyslog-relp")
+            require("rsyslog-relp")
         port = network.port(usual_ports[transport])
         own = directory / "r"
         old, new = f'port="{usual_ports[transport]}"', f'port="{port}"'
@@ -323,13 +323,13 @@ def spool_files(machine, name):
 # --- one machine -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_rsyslogd_takes_the_example(name, repository, directory, missing):
+def test_rsyslogd_takes_the_example(name, repository, directory, require):
     """`rsyslogd -N1` knows each parameter."""
     text = (repository / "examples" / "rsyslog" / name).read_text()
     for module in re.findall(r'^module\(load="(\w+)"', text, re.MULTILINE):
         if not any(glob.glob(f"{each}/{module}.so") for each in MODULES):
-            missing(f"rsyslog's module {module}")
-    program = find_rsyslogd() or missing("rsyslogd")
+            require(f"rsyslog's module {module}")
+    program = find_rsyslogd() or require("rsyslogd")
     configuration = directory / "rsyslog.conf"
     configuration.write_text((PREAMBLE + REST).format(
         directory=directory, rest_log=directory / "rest.log") + text)

@@ -55,7 +55,7 @@ def twin(record):
 
 @pytest.fixture
 def check(native):
-    """Asserts that both ways give the same and leave the same behind."""
+    """Asserts that both ways give the same and make_orphaned_spool the same behind."""
 
     def compare(formatter, record):
         other = twin(record)
@@ -387,7 +387,7 @@ def test_each_argument_is_asked_once(check, native):
             return "c"
 
     counted = Counted()
-    native_format = logging.Formatter("%(missing)s %(message)s")
+    native_format = logging.Formatter("%(require)s %(message)s")
     native(native_format, make_record("%s %s", (counted, 1)))
     assert counted.calls == 1
     for n in range(2, 6):

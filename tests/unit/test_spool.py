@@ -19,10 +19,10 @@ def records(*texts):
 @pytest.mark.parametrize("end, returncode", [
     ("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(3)", 3),
     ("os.kill(os.getpid(), signal.SIGSEGV)", -11)])
-def test_next_handler_sends_what_the_last_one_left(leave, make_handler, make_sink, spool, capsys,
+def test_next_handler_sends_what_the_last_one_left(make_orphaned_spool, make_handler, make_sink, spool, capsys,
                                                    logger_for, end, returncode):
     """The records of the dead process come first, in order, once; then the new ones."""
-    leave(*range(100), end=end, returncode=returncode)
+    make_orphaned_spool(*range(100), end=end, returncode=returncode)
     assert stat.S_IMODE(spool.stat().st_mode) == 0o600
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
@@ -37,9 +37,9 @@ def test_next_handler_sends_what_the_last_one_left(leave, make_handler, make_sin
     assert make_handler(sink.path, spool=spool, capacity=CAPACITY).stats().accepted == 0
 
 
-def test_other_capacity(leave, make_handler, make_sink, spool, capsys):
+def test_other_capacity(make_orphaned_spool, make_handler, make_sink, spool, capsys):
     """A handler with another capacity sends the old records and has a new file."""
-    leave(*range(30))
+    make_orphaned_spool(*range(30))
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=2 * CAPACITY)
     assert sink.take(30) == records(*range(30))
@@ -70,9 +70,9 @@ def test_close_leaves_the_file_to_the_next(make_handler, make_sink, directory, s
     assert not spool.exists()
 
 
-def test_unfinished_record_is_left_out(leave, recover, make_sink, spool):
+def test_unfinished_record_is_left_out(make_orphaned_spool, recover, make_sink, spool):
     """A record that its producer did not commit, and one that has no word yet, are skipped."""
-    leave(*range(3))
+    make_orphaned_spool(*range(3))
     with open(spool, "r+b") as file:
         file.seek(PAGE)
         first = struct.unpack("Q", file.read(8))[0]
@@ -109,10 +109,10 @@ def test_record_that_comes_while_the_spool_is_left(make_handler, make_sink, dire
     assert handler.flush() and handler.stats().sent == 2
 
 
-def test_flush_has_one_timeout_for_all_files(leave, make_handler, spool, directory, monkeypatch):
+def test_flush_has_one_timeout_for_all_files(make_orphaned_spool, make_handler, spool, directory, monkeypatch):
     """With many files of children, and nobody who takes records, an exit would never end."""
     for number in range(3):
-        leave("x", path=f"{spool}.{number}")
+        make_orphaned_spool("x", path=f"{spool}.{number}")
     given = []
 
     def finish(self, timeout):

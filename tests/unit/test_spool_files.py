@@ -52,9 +52,9 @@ def test_others_can_read_it(make_handler, directory, spool):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_another_users(make_handler, leave, recover, spool):
+def test_another_users(make_handler, make_orphaned_spool, recover, spool):
     """Not even root takes another user's records."""
-    leave(*range(3))
+    make_orphaned_spool(*range(3))
     os.chown(spool, 65534, -1)
     refused(make_handler, spool, errno.EPERM, "belongs to user 65534")
     done = recover(spool)
@@ -62,9 +62,9 @@ def test_another_users(make_handler, leave, recover, spool):
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])
-def test_another_format(leave, make_handler, spool, version):
+def test_another_format(make_orphaned_spool, make_handler, spool, version):
     """Upgrades and downgrades of the format are refused, and lose nothing."""
-    leave(*range(3))
+    make_orphaned_spool(*range(3))
     with open(spool, "r+b") as file:
         file.seek(8)
         file.write(struct.pack("I", version))
@@ -122,9 +122,9 @@ else:
 """, directory)
 
 
-def test_truncated_file(leave, recover, make_sink, make_handler, spool):
+def test_truncated_file(make_orphaned_spool, recover, make_sink, make_handler, spool):
     """What is left of a file that was cut off is recovered; the rest is told as lost."""
-    leave(*range(100))
+    make_orphaned_spool(*range(100))
     os.truncate(spool, PAGE + 16 * 40)
     before = spool.read_bytes()
     assert recover(spool, "--dry-run").returncode == 1
@@ -135,9 +135,9 @@ def test_truncated_file(leave, recover, make_sink, make_handler, spool):
     assert handler.flush() and sink.is_empty()
 
 
-def test_refused_file_is_not_in_use(make_handler, directory, spool, leave):
+def test_refused_file_is_not_in_use(make_handler, directory, spool, make_orphaned_spool):
     """Whoever keeps the exception can put the file right, and try again."""
-    leave("a")
+    make_orphaned_spool("a")
     whole = spool.read_bytes()
     with open(spool, "r+b") as file:
         file.seek(512)
@@ -175,11 +175,11 @@ def test_killed_once_the_file_has_its_size(make_handler, make_sink, spool, direc
     assert handler.flush() and sorted(os.listdir(directory)) == ["log", "spool"]
 
 
-def test_file_with_holes(leave, run_python, directory, spool):
+def test_file_with_holes(make_orphaned_spool, run_python, directory, spool):
     """As a copy has them: on a full disk that is an error at construction, and no SIGBUS later."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system that is too small")
-    leave("x", capacity=1 << 18)
+    make_orphaned_spool("x", capacity=1 << 18)
     run_python("""
 import ctypes, errno, os, sys, fastlog
 libc = ctypes.CDLL(None, use_errno=True)

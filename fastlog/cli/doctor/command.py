@@ -106,7 +106,7 @@ class Doctor:
     # --- the destination ------------------------------------------------------------------------
 
     def _sockets(self) -> Iterator[Finding]:
-        seen = [_guess_listener(socket_probe.look_at(path)) for path in self.paths]
+        seen = [_guess_listener(socket_probe.probe_socket(path)) for path in self.paths]
         # As the writer does: the first that lets itself be connected to.
         self.socket = next((each for each in seen if each.state in ("ok", "full")), None)
         self.missing = all(each.state in ("absent", "dead") for each in seen)
@@ -116,7 +116,7 @@ class Doctor:
             yield _describe(each, fallback=self.default and each is not self.socket
                             and (self.socket is not None or each.state == "absent"))
         if self.default and os.path.exists(_NATIVE):
-            native = _describe(_guess_listener(socket_probe.look_at(_NATIVE)), fallback=False)
+            native = _describe(_guess_listener(socket_probe.probe_socket(_NATIVE)), fallback=False)
             yield Finding("ok" if native.status == "ok" else "warning", "native-socket",
                           f"For JournalHandler: {native.found}", native.todo)
         if self.default and all(each.state == "absent" for each in seen):

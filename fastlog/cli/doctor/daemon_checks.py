@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastlog.cli.doctor import daemon_conf
 from fastlog.cli.doctor.daemon_conf import JournaldConf, RsyslogConf
 from fastlog.cli.doctor.findings import Finding
-from fastlog.cli.doctor.socket_probe import look_at, running
+from fastlog.cli.doctor.socket_probe import probe_socket, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def check_forwarding(conf: JournaldConf, rsyslogds: list[tuple[Process, RsyslogC
         yield Finding("ok", "forwarding",
                       f"{reads_journal[0]} reads the journal by imjournal.")
         return
-    behind = look_at(FORWARDED)
+    behind = probe_socket(FORWARDED)
     if is_off(forward.value):
         if rsyslogds:
             yield Finding("warning", "forwarding",

@@ -36,7 +36,7 @@ class Socket(NamedTuple):
     guessed: bool = False           # from configurations
 
 
-def look_at(path: str) -> Socket:
+def probe_socket(path: str) -> Socket:
     """Connects to it, sends nothing."""
     target = os.path.realpath(path)
     state, kind, reason = _try(path)
