@@ -375,7 +375,7 @@ cdef class Engine:
         store_relaxed(&self.synchronous, 1)
 
     cdef int outage_changed(self) noexcept:
-        cdef uint64_t number = load_relaxed(&pointer_load(&self.writer).trouble.value)
+        cdef uint64_t number = load_relaxed(&pointer_load(&self.writer).outage_epoch.value)
         return PUT_OUTAGE_CHANGED if number != load_relaxed(&self.reported_epoch) else 0
 
     def poll_outage(self):

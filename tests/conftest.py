@@ -227,7 +227,7 @@ def nested_calls():
 
 @pytest.fixture
 def require():
-    """Skips the test, unless what is require must be here."""
+    """Fail in CI and for root, skip elsewhere: a program that the test needs is missing."""
     def skip(package):
         if os.environ.get("CI") or os.geteuid() == 0:
             pytest.fail(f"{package} is not installed, and here it must be: run `make setup`")

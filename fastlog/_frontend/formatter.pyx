@@ -366,7 +366,7 @@ cdef class CompiledFormatter:
             message_add(out, self.text_of_second(created))
         space[0] = c','
         write_three_digits(space + 1, <int>msecs_of(ns))
-        message_add_bytes(out, prefix, 4)
+        message_add_bytes(out, space, 4)
         return 0
 
     cdef bint has_second(self, int64_t second) noexcept:

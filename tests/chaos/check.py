@@ -79,13 +79,13 @@ def check_process(process: Process, options: dict, may_lose: int) -> int:
         if options["overflow"] == "block" and options["block_timeout"] >= 10:
             require(result["stats"]["dropped"] == 0, f"{name} dropped records of a slow daemon")
     if ending.is_orderly:
-        return check_complete(process, require, may_lose)
+        return check_complete(process, missing, may_lose)
     if options["overflow"] == "drop_oldest":
         # How many were evicted up to the end is not known.
         return 0
     if ending.is_recovered:
-        return len(require)
-    check_suffix(name, ledger, keys, require, may_lose)
+        return len(missing)
+    check_suffix(name, ledger, keys, missing, may_lose)
     return 0
 
 
@@ -168,11 +168,11 @@ def check_complete(process: Process, missing: list[Key], may_lose: int) -> int:
                 f"{name} left records: {stats}")
     evicted = stats["discarded"] - stats["losses"].get("evicted", {}).get(
         records.NOTICE_SEVERITY, 0)
-    gone = len(require) - evicted
+    gone = len(missing) - evicted
     require(gone >= 0, f"{name}: {evicted} records were counted as evicted, and only "
-                       f"{len(require)} are missing")
+                       f"{len(missing)} are missing")
     require(may_lose > 0 or gone == 0,
-            f"{name}: {len(require)} records are require, {evicted} were counted as evicted; "
+            f"{name}: {len(missing)} records are missing, {evicted} were counted as evicted; "
             f"the first is {missing[:1]}")
     cut = sum(not record.is_whole for record in received)
     require(stats["truncated"] >= cut, f"{name}: {cut} records came shortened: {stats}")
@@ -191,4 +191,4 @@ def check_suffix(name: str, ledger: records.Ledger, keys: set[Key], missing: lis
     for thread, number in keys:
         latest[thread] = max(number, latest.get(thread, -1))
     inside = [key for key in missing if key[1] < latest.get(key[0], -1)]
-    require(len(inside) <= may_lose, f"{name}: {inside[:3]} are require, and later records came")
+    require(len(inside) <= may_lose, f"{name}: {inside[:3]} are missing, and later records came")
