@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages that do not lie in docs/ become pages of the site, too."""
+"""MkDocs hooks that add pages outside docs/ to the site."""
 import re
 from pathlib import Path
 
@@ -11,11 +11,11 @@ OUTSIDE = ("*.md", "bench/README.md", "bench/results/*.md", "bench/results/*.png
 
 
 def on_files(files, config):
-    """Add them under the paths that they have in the repository."""
+    """Add these files to the site under their paths in the repository."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = str(path.relative_to(ROOT))
-            if name != "README.md":  # index.md is the site's
+            if name != "README.md":  # the site uses docs/index.md instead
                 files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     files.append(File("site.css", str(Path(__file__).parent), config.site_dir,
                       config.use_directory_urls))
@@ -23,13 +23,17 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    """Lead links to where the files are now; a link to a program, alone in a line, becomes it."""
+    """Adjust links to the files' paths in the site and inline the example programs.
+
+    A link to a program that is alone on its line is replaced by the program's source.
+    """
     markdown = re.sub(r"^\[examples/([\w.]+)\]\(\.\./examples/\1\)$", program, markdown,
                       flags=re.MULTILINE)
     return markdown.replace("](../", "](")
 
 
 def program(link):
+    """Return the fenced source of the example that a link names."""
     path = ROOT / "examples" / link[1]
     language = {".py": "python", ".ini": "ini"}[path.suffix]
     return f"```{language}\n# {path.name}\n{path.read_text()}```"

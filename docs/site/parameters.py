@@ -1,4 +1,7 @@
-"""Griffe extension: docstrings' lines `name: meaning` become a list, so that they stay apart."""
+"""Griffe extension that turns lines `name: meaning` in docstrings into list items.
+
+Without it, Markdown would join the lines into one paragraph.
+"""
 import re
 
 import griffe
