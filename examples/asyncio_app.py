@@ -1,6 +1,6 @@
-"""Coroutines that log: with `drop_new` no call waits for the daemon, which would block the loop.
+"""Coroutines that log. With `drop_new`, no call waits for the daemon and blocks the event loop.
 
-Run: python asyncio_app.py    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: python asyncio_app.py    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import asyncio
 import logging
@@ -32,6 +32,6 @@ async def main():
 if __name__ == "__main__":
     handler = fastlog.SysLogHandler(
         os.environ.get("SYSLOG_SOCKET"), "local0", ident="shop: ",
-        overflow="drop_new")  # a full ring drops; "block" would wait while the daemon takes records
+        overflow="drop_new")  # with "block", a call would wait for space in a full ring
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(name)s: %(message)s")
     asyncio.run(main())

@@ -1,7 +1,7 @@
-"""A Celery application. Its broker is a folder, SHOP_QUEUE, so that it runs without a server.
+"""A Celery application. Its broker is the folder SHOP_QUEUE, so it needs no broker server.
 
-Run: celery -A celery_app worker    and then, to ask for 100 tasks: python celery_app.py
-(SYSLOG_SOCKET names another socket than /dev/log)
+Run: celery -A celery_app worker    (then request 100 tasks: python celery_app.py)
+(Set SYSLOG_SOCKET to use a socket other than /dev/log.)
 """
 import logging
 import logging.config
@@ -19,7 +19,7 @@ log = logging.getLogger("shop.orders")
 
 @setup_logging.connect
 def configure(**_):
-    """Called instead of Celery's own set-up, once, before the worker forks its pool."""
+    """Configure logging in place of Celery's own setup, once, before the worker forks its pool."""
     logging.config.dictConfig({
         "version": 1,
         "disable_existing_loggers": False,

@@ -1,6 +1,6 @@
-"""A program that is configured by a dict, as most are.
+"""A program that configures logging with a dict, the most common way.
 
-Run: python dict_config.py    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: python dict_config.py    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import logging
 import logging.config

@@ -1,6 +1,6 @@
-"""A Django site in one file. What matters is LOGGING, which goes into your settings.py.
+"""A Django site in one file. Copy LOGGING into your settings.py.
 
-Run: python django_app.py runserver    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: python django_app.py runserver    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import logging
 import os
@@ -26,7 +26,7 @@ LOGGING = {
         },
     },
     "root": {"handlers": ["syslog"], "level": "INFO"},
-    # Django's own loggers have handlers for console and mail. Without these they use the root's.
+    # Django's own loggers have console and mail handlers. Without these, they use the root's.
     "loggers": {
         "django": {"handlers": [], "level": "INFO"},
         "django.server": {"handlers": [], "propagate": True},

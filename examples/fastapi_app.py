@@ -1,6 +1,6 @@
-"""A FastAPI application under uvicorn, whose own log goes to syslog, too.
+"""A FastAPI application under uvicorn. uvicorn's own log also goes to syslog.
 
-Run: uvicorn fastapi_app:app --workers 2    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: uvicorn fastapi_app:app --workers 2    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import logging
 import logging.config
@@ -8,7 +8,8 @@ import os
 
 from fastapi import FastAPI
 
-# In each worker uvicorn configures its loggers, then imports this: this has the last word.
+# In each worker, uvicorn configures its loggers before it imports this module, so this
+# configuration takes precedence.
 logging.config.dictConfig({
     "version": 1,
     "disable_existing_loggers": False,

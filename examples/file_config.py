@@ -1,6 +1,6 @@
-"""A program that is configured by a file, file_config.ini.
+"""A program that configures logging with a file, file_config.ini.
 
-Run: python file_config.py    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: python file_config.py    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import logging
 import logging.config

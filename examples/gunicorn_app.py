@@ -1,4 +1,4 @@
-"""A WSGI application under gunicorn, whose own log goes to syslog, too: see gunicorn_conf.py.
+"""A WSGI application under gunicorn. gunicorn's own log also goes to syslog (gunicorn_conf.py).
 
 Run: gunicorn -c gunicorn_conf.py gunicorn_app:application
 """

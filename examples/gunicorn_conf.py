@@ -1,8 +1,7 @@
-"""Settings for gunicorn: everything is logged to syslog, by the master and by the workers.
+"""Settings for gunicorn: the master and the workers log everything to syslog.
 
-The handler is made in the master and the application is loaded there (preload_app); the
-workers are forked later, and fastlog takes care of that.
-SYSLOG_SOCKET names another socket than /dev/log.
+The master creates the handler and loads the application (preload_app) before it forks the
+workers. fastlog handles the fork. Set SYSLOG_SOCKET to use a socket other than /dev/log.
 """
 import os
 

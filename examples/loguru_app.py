@@ -1,6 +1,6 @@
-"""loguru: a fastlog handler is a sink. It needs no enqueue=True, which would add a second queue.
+"""loguru with a fastlog handler as its sink. enqueue=True would only add a second queue.
 
-Run: python loguru_app.py    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: python loguru_app.py    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import os
 

@@ -1,4 +1,4 @@
-"""A pool of processes that log. Forked ones inherit the handler, others make their own.
+"""A pool of processes that log. Forked processes inherit the handler. Others create their own.
 
 Run: python multiprocessing_app.py [fork | spawn | forkserver]
 """
@@ -13,7 +13,10 @@ log = logging.getLogger("shop.orders")
 
 
 def configure():
-    """Set the log up, unless that was inherited. SYSLOG_SOCKET: another socket than /dev/log."""
+    """Configure logging unless the configuration was inherited.
+
+    Set SYSLOG_SOCKET to use a socket other than /dev/log.
+    """
     if not logging.getLogger().handlers:
         handler = fastlog.SysLogHandler(os.environ.get("SYSLOG_SOCKET"), "local0", ident="shop: ")
         logging.basicConfig(level=logging.INFO, handlers=[handler],

@@ -1,6 +1,6 @@
-"""structlog: it renders JSON, and the standard library's logger hands the line to fastlog.
+"""structlog: it renders JSON, and the standard library's logger passes the line to fastlog.
 
-Run: python structlog_app.py    (SYSLOG_SOCKET names another socket than /dev/log)
+Run: python structlog_app.py    (set SYSLOG_SOCKET to use a socket other than /dev/log)
 """
 import logging
 import os
