@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import charts
-from cell import Cell
+from measurement import Measurement
 from results import Results
 from sinks import find_journald, find_rsyslogd
 from summary import summary_report
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if suite == "imports":
                 results.imports = [time_import() for _ in range(sizes.imports)]
             for workload, subject, number in turns(workloads):
-                row = measure(Cell(workload, subject, sizes, Path(programs)))
+                row = measure(Measurement(workload, subject, sizes, Path(programs)))
                 results.add(workload.name, subject, row)
                 say(f"{suite} {number + 1}: {workload.name}: {subject}")
                 problems += find_problems(workload, subject, row)
@@ -98,9 +98,9 @@ def turns(workloads: list[Workload]) -> Iterator[tuple[Workload, str, int]]:
                     yield workload, subject, number
 
 
-def measure(cell: Cell) -> dict[str, Any]:
+def measure(measurement: Measurement) -> dict[str, Any]:
     try:
-        return cell.run()
+        return measurement.run()
     except (OSError, RuntimeError, subprocess.SubprocessError, AssertionError) as error:
         return {"failed": f"{type(error).__name__}: {error}"}
 

@@ -1,8 +1,8 @@
 """The process that is measured: one handler, one workload.
 
-Talks with cell.py in lines on stdin and stdout: reads what to do (JSON: workload, subject, address
-of the sink), says what it does, or asks for something and waits for the answer. Its last line is
-the result.
+It exchanges lines of JSON with measurement.py over stdin and stdout. It reads its task (the
+workload, the subject and the sink's address), reports its progress, and requests actions and waits
+until they are done. Its last line is the result.
 """
 from __future__ import annotations
 

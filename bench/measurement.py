@@ -27,7 +27,7 @@ C_PREFIX = {True: "<134>ServerLog: 2025-01-01 00:00:00,000 - bench - INFO - ",
             False: "<134>ServerLog: "}
 
 
-class Cell:
+class Measurement:
     def __init__(self, workload: Workload, subject: str, sizes: Sizes, programs: Path) -> None:
         self.workload, self.subject, self.sizes = workload, subject, sizes
         self.programs = programs
