@@ -1,4 +1,4 @@
-"""One measurement: a sink, a process with one handler in front of it, and what arrived."""
+"""One measurement: one subject in one workload, in front of a private sink."""
 from __future__ import annotations
 
 import json
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sinks import CSink, JournaldSink, RsyslogdSink, Sink, compile_c, cpu_seconds
 from worker import WARMUP
-from workloads import C_LOOP, FLOORS
+from workloads import BASELINES, C_LOOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     from workloads import Sizes, Workload
 
 BENCH = Path(__file__).parent
-PATIENCE = 90.0  # seconds, beyond those that the workload takes: then the handler is called frozen
-QUIET = 1.0  # seconds without a new record: what has not come by then is lost
+FREEZE_TIMEOUT = 90.0  # seconds beyond the workload's duration, then a subject counts as frozen
+IDLE_TIMEOUT = 1.0  # seconds without a new record, then the missing records count as lost
 C_PREFIX = {True: "<134>ServerLog: 2025-01-01 00:00:00,000 - bench - INFO - ",
-            False: "<134>ServerLog: "}
+            False: "<134>ServerLog: "}  # by Workload.asctime
 
 
 class Measurement:
     def __init__(self, workload: Workload, subject: str, sizes: Sizes, programs: Path) -> None:
+        """`programs` is the directory of compiled C programs."""
         self.workload, self.subject, self.sizes = workload, subject, sizes
         self.programs = programs
         self.directory = Path()
-        self.trouble: list[threading.Thread] = []
+        self.fault_thread: threading.Thread | None = None
 
     def run(self) -> dict[str, Any]:
-        """What was measured; {"failed": why} if that was nothing."""
+        """Return the measured values, or {"failed": reason} if there are none."""
         with tempfile.TemporaryDirectory(prefix="fl-") as name:
             self.directory = Path(name)
             sink = self._start_sink()
-            watch = Watch(sink, polling=self.workload.rate == 0)
+            arrivals = ArrivalMonitor(sink, continuous=self.workload.rate == 0)
             try:
-                return self._measure(sink, watch)
+                return self._measure(sink, arrivals)
             finally:
-                watch.stop()
-                for thread in self.trouble:
-                    thread.join()
+                arrivals.stop()
+                self._join_fault_thread()
                 sink.stop()
 
     def _start_sink(self) -> Sink:
@@ -55,86 +55,97 @@ class Measurement:
             return CSink(self.directory, compile_c(BENCH / "sink.c", self.programs))
         return RsyslogdSink(self.directory, rfc5424=self.subject == "rfc5424")
 
-    def _measure(self, sink: Sink, watch: Watch) -> dict[str, Any]:
-        daemon_before = cpu_seconds(sink.pid)
+    def _measure(self, sink: Sink, arrivals: ArrivalMonitor) -> dict[str, Any]:
+        daemon_cpu_before = cpu_seconds(sink.pid)
         run = self._run_c_loop if self.subject == C_LOOP else self._run_worker
-        found = run(sink, watch)
-        for thread in self.trouble:
-            thread.join()
-        if "failed" in found:
-            return found
-        expected = found["expected"]
-        watch.wait_for(expected + found["warmup"])
+        result = run(sink, arrivals)
+        self._join_fault_thread()
+        if "failed" in result:
+            return result
+        expected = result["expected"]
+        arrivals.wait_for(expected + result["warmup"])
         arrived = sink.arrived()
-        count = max(0, arrived.count - found["warmup"])
-        if not self.workload.trouble:  # a new daemon counts anew
-            found["daemon cpu"] = (cpu_seconds(sink.pid) - daemon_before) * 1e9
-        end = watch.last if watch.polling and watch.last else found["end"]
+        count = max(0, arrived.count - result["warmup"])
+        if not self.workload.fault:  # a restarted daemon's CPU time begins at zero
+            result["daemon cpu"] = (cpu_seconds(sink.pid) - daemon_cpu_before) * 1e9
+        end = (arrivals.last_arrival if arrivals.continuous and arrivals.last_arrival
+               else result["end"])
         logged = count if expected else self.workload.count
-        return {**found, "arrived": count, "missing": expected - count,
+        return {**result, "arrived": count, "missing": expected - count,
                 "disorder": arrived.disorder,
-                "rate": logged / ((max(end, found["begin"] + 1) - found["begin"]) / 1e9)}
+                "rate": logged / ((max(end, result["begin"] + 1) - result["begin"]) / 1e9)}
 
-    def _run_c_loop(self, sink: Sink, watch: Watch) -> dict[str, Any]:
+    def _run_c_loop(self, sink: Sink, arrivals: ArrivalMonitor) -> dict[str, Any]:
         program = compile_c(BENCH / "sendto_loop.c", self.programs)
-        done = subprocess.run(
+        process = subprocess.run(
             [*sink.enter, program, sink.address, str(self.workload.count),
              C_PREFIX[self.workload.asctime], "w0"],
-            capture_output=True, text=True, check=True, timeout=PATIENCE)
-        return {**json.loads(done.stdout), "expected": self.workload.count, "warmup": 0,
+            capture_output=True, text=True, check=True, timeout=FREEZE_TIMEOUT)
+        return {**json.loads(process.stdout), "expected": self.workload.count, "warmup": 0,
                 "dropped": 0}
 
-    def _run_worker(self, sink: Sink, watch: Watch) -> dict[str, Any]:
-        errors = self.directory / "stderr"
-        # By stdin: journald stores the command line with each record, a long one compressed.
+    def _run_worker(self, sink: Sink, arrivals: ArrivalMonitor) -> dict[str, Any]:
+        stderr_path = self.directory / "stderr"
+        # The task is sent over stdin, because journald stores the command line with each record
+        # and compresses a long one.
         task = [asdict(self.workload), self.subject, sink.address]
         command = [*sink.enter, sys.executable, str(BENCH / "worker.py")]
-        with open(errors, "wb") as stderr, subprocess.Popen(
+        with open(stderr_path, "wb") as stderr, subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 text=True) as worker:
             frozen = threading.Event()
 
-            def give_up() -> None:
+            def kill_frozen() -> None:
                 frozen.set()
                 worker.kill()
 
-            timer = threading.Timer(self._seconds() + PATIENCE, give_up)
+            timer = threading.Timer(self._expected_seconds() + FREEZE_TIMEOUT, kill_frozen)
             timer.start()
-            found = self._converse(worker, json.dumps(task), sink, watch)
+            result = self._serve_worker(worker, json.dumps(task), sink, arrivals)
             timer.cancel()
-        if found is not None:
-            return {**found, "warmup": 0 if self.subject in FLOORS else WARMUP}
-        said = errors.read_text(errors="replace").strip().splitlines()
-        return {"failed": "frozen" if frozen.is_set() else said[-1] if said else "no result"}
+        if result is not None:
+            return {**result, "warmup": 0 if self.subject in BASELINES else WARMUP}
+        if frozen.is_set():
+            return {"failed": "frozen"}
+        errors = stderr_path.read_text(errors="replace").strip().splitlines()
+        return {"failed": errors[-1] if errors else "no result"}
 
-    def _seconds(self) -> float:
+    def _expected_seconds(self) -> float:
         return self.workload.count / (self.workload.rate or 50_000)
 
-    def _converse(self, worker: subprocess.Popen[str], task: str, sink: Sink,
-                  watch: Watch) -> dict[str, Any] | None:
+    def _serve_worker(self, worker: subprocess.Popen[str], task: str, sink: Sink,
+                      arrivals: ArrivalMonitor) -> dict[str, Any] | None:
+        """Send the task, then act on the worker's messages until its result arrives.
+
+        Return None if the worker exits without a result.
+        """
         assert worker.stdout is not None and worker.stdin is not None
-        answers: dict[str, Callable[[], None]] = {
-            "settle": watch.settle, "pause": sink.pause, "resume": sink.resume}
+        actions: dict[str, Callable[[], None]] = {
+            "settle": arrivals.settle, "pause": sink.pause, "resume": sink.resume}
         worker.stdin.write(f"{task}\n")
         worker.stdin.flush()
         for line in worker.stdout:
-            said = json.loads(line)
-            if "ask" in said:
-                answers[said["ask"]]()
+            message = json.loads(line)
+            if "ask" in message:
+                actions[message["ask"]]()
                 worker.stdin.write("\n")
                 worker.stdin.flush()
-            elif "started" in said:
-                self._begin_trouble(sink)
+            elif "started" in message:
+                self._start_fault(sink)
             else:
-                result: dict[str, Any] = said["result"]
+                result: dict[str, Any] = message["result"]
                 return result
         return None
 
-    def _begin_trouble(self, sink: Sink) -> None:
-        actions = {"stall": self._stall, "restart": self._restart}
-        if self.workload.trouble:
-            self.trouble = [threading.Thread(target=actions[self.workload.trouble], args=(sink,))]
-            self.trouble[0].start()
+    def _start_fault(self, sink: Sink) -> None:
+        faults = {"stall": self._stall, "restart": self._restart}
+        if self.workload.fault:
+            self.fault_thread = threading.Thread(target=faults[self.workload.fault], args=(sink,))
+            self.fault_thread.start()
+
+    def _join_fault_thread(self) -> None:
+        if self.fault_thread is not None:
+            self.fault_thread.join()
 
     def _stall(self, sink: Sink) -> None:
         time.sleep(self.sizes.trouble_seconds / 6)
@@ -147,56 +158,61 @@ class Measurement:
         sink.restart(self.sizes.gap)
 
 
-class Watch(threading.Thread):
-    """Looks how many records the sink has, and when the last one came.
+class ArrivalMonitor(threading.Thread):
+    """Counts the records at the sink and notes when the last one arrived.
 
-    polling: look all the time. Not where single calls are timed, which that would disturb.
+    If `continuous` is true and the sink can count while it runs, a thread polls it every 2 ms.
+    Polling would disturb the calls of a paced workload, where the sink is only polled outside the
+    timed part.
     """
 
-    def __init__(self, sink: Sink, polling: bool) -> None:
+    def __init__(self, sink: Sink, continuous: bool) -> None:
         super().__init__(daemon=True)
         self.sink = sink
-        self.polling = polling and sink.seen() is not None
+        self.continuous = continuous and sink.seen() is not None
         self.count = 0
-        self.last = 0  # ns of time.perf_counter_ns, which is that of the measured process
-        self.ended = threading.Event()
-        if self.polling:
+        self.last_arrival = 0  # ns of time.perf_counter_ns, a clock shared with the worker
+        self.stopped = threading.Event()
+        if self.continuous:
             self.start()
 
     def run(self) -> None:
-        while not self.ended.wait(0.002):
-            self._look()
+        while not self.stopped.wait(0.002):
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         count = self.sink.seen()
         if count is not None and count != self.count:
-            self.count, self.last = count, time.perf_counter_ns()
+            self.count, self.last_arrival = count, time.perf_counter_ns()
 
-    def _update(self) -> int:
-        if not self.polling:
-            self._look()
+    def _current_count(self) -> int:
+        if not self.continuous:
+            self._poll()
         return self.count
 
     def settle(self) -> None:
-        """Wait until nothing comes any more."""
-        seen, quiet = -1, 0
-        while quiet < 5:
-            quiet = quiet + 1 if seen == (seen := self._update()) else 0
+        """Wait until the count has not changed for 25 ms."""
+        previous, unchanged = -1, 0
+        while unchanged < 5:
+            count = self._current_count()
+            unchanged = unchanged + 1 if count == previous else 0
+            previous = count
             time.sleep(0.005)
 
     def wait_for(self, count: int) -> None:
-        """Wait for so many records, or until no more have come for a while."""
-        since, before = time.monotonic(), self._update()
+        """Wait until `count` records have arrived, or none for IDLE_TIMEOUT, and stop polling."""
+        last_change, previous = time.monotonic(), self._current_count()
         if self.sink.seen() is None:
-            time.sleep(0.2)  # at most a dozen datagrams are on their way
+            time.sleep(0.2)  # at most a dozen datagrams are in the socket's queue
         else:
-            while (seen := self._update()) < count and time.monotonic() < since + QUIET:
-                if seen != before:
-                    since, before = time.monotonic(), seen
+            while ((current := self._current_count()) < count
+                   and time.monotonic() < last_change + IDLE_TIMEOUT):
+                if current != previous:
+                    last_change, previous = time.monotonic(), current
                 time.sleep(0.002)
         self.stop()
 
     def stop(self) -> None:
-        self.ended.set()
-        if self.polling:
+        self.stopped.set()
+        if self.continuous:
             self.join()

@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python bench/run.py`. bench/README.md says what is measured, and how."""
+"""Run the benchmarks. bench/README.md explains what they measure and how."""
 from __future__ import annotations
 
 import argparse
@@ -17,7 +17,7 @@ from results import Results
 from sinks import find_journald, find_rsyslogd
 from summary import summary_report
 from tables import imports_report, suite_report
-from workloads import FULL, OURS, QUICK, SUITES, Workload, all_workloads
+from workloads import FULL, QUICK, SUITES, Workload, all_workloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,44 +33,44 @@ c = perf_counter(); print((b - a) * 1e3, (c - b) * 1e3)"""
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true",
-                        help="see that the benchmarks run; their figures mean nothing")
+                        help="only check that the benchmarks run (the figures mean nothing)")
     parser.add_argument("--suite", action="append", choices=SUITES, default=[],
-                        help="only this; can be given more than once")
+                        help="run only this suite (can be given more than once)")
     parser.add_argument("--results", type=Path,
-                        help="directory to write to (default: bench/results; --quick: nowhere)")
+                        help="directory for the results (default: bench/results, none if --quick)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 if fastlog failed, or lost or disordered a record."""
+    """Return 1 if fastlog failed, lost records or changed their order, and 2 without rsyslogd."""
     options = parse(arguments)
     if find_rsyslogd() is None:
         print("rsyslogd is not installed")
         return 2
     journald = find_journald() is not None and os.geteuid() == 0
     if not journald:
-        print("without journald, which needs systemd and root")
+        print("skipping journald, which requires systemd-journald and root")
     sizes = QUICK if options.quick else FULL
     suites = options.suite or list(SUITES)
     results = Results(sizes)
     problems: list[str] = []
     with directory_for(options) as directory, tempfile.TemporaryDirectory() as programs:
         for suite in suites:
-            workloads = [each for each in all_workloads(sizes)
-                         if each.suite == suite and (journald or each.sink != "journald")]
+            workloads = [workload for workload in all_workloads(sizes) if workload.suite == suite
+                         and (journald or workload.sink != "journald")]
             started = time.monotonic()
             if suite == "imports":
                 results.imports = [time_import() for _ in range(sizes.imports)]
-            for workload, subject, number in turns(workloads):
+            for workload, subject, round_index in schedule(workloads):
                 row = measure(Measurement(workload, subject, sizes, Path(programs)))
                 results.add(workload.name, subject, row)
-                say(f"{suite} {number + 1}: {workload.name}: {subject}")
+                show_progress(f"{suite} {round_index + 1}: {workload.name}: {subject}")
                 problems += find_problems(workload, subject, row)
-            write(results, suite, workloads, directory)
-            say(f"{suite}: {time.monotonic() - started:.0f} s\n")
+            write_suite(results, suite, workloads, directory)
+            show_progress(f"{suite}: {time.monotonic() - started:.0f} s\n")
         if set(suites) == set(SUITES):
             charts.draw_all(results, directory)
-        for path in sorted(directory.glob("*.json")):      # of the suites that were not run now
+        for path in sorted(directory.glob("*.json")):  # adds the suites that this run omitted
             results.read(path)
         write_summary(results, directory)
     print(*problems, sep="\n")
@@ -88,14 +88,17 @@ def directory_for(options: argparse.Namespace) -> Iterator[Path]:
         yield directory
 
 
-def turns(workloads: list[Workload]) -> Iterator[tuple[Workload, str, int]]:
-    """Round by round, in each workload handler by handler; another begins in each round."""
-    for number in range(max((workload.rounds for workload in workloads), default=0)):
+def schedule(workloads: list[Workload]) -> Iterator[tuple[Workload, str, int]]:
+    """Yield each workload, subject and round, round by round.
+
+    Within a round the subjects of a workload take turns. Each round begins with another subject.
+    """
+    for round_index in range(max((workload.rounds for workload in workloads), default=0)):
         for workload in workloads:
-            if number < workload.rounds:
-                first = number % len(workload.subjects)
+            if round_index < workload.rounds:
+                first = round_index % len(workload.subjects)
                 for subject in workload.subjects[first:] + workload.subjects[:first]:
-                    yield workload, subject, number
+                    yield workload, subject, round_index
 
 
 def measure(measurement: Measurement) -> dict[str, Any]:
@@ -106,28 +109,34 @@ def measure(measurement: Measurement) -> dict[str, Any]:
 
 
 def find_problems(workload: Workload, subject: str, row: dict[str, Any]) -> list[str]:
-    """What must not be: others may lose records, we may not."""
-    if not subject.startswith(OURS[0]):
+    """Return messages if fastlog failed, lost records or changed their order.
+
+    Other subjects may do so.
+    """
+    if not subject.startswith("fastlog"):
         return []
-    # A daemon that ends may take with it what lay in its socket's queue.
-    lossless = workload.trouble != "restart"
-    # Where the ring is filled on purpose, what is missing must be what the handler says is lost.
-    lost = row.get("dropped", 0) if workload.kind == "run_stalled" else 0
-    found = {"failed": row.get("failed"),
-             "missing": row.get("missing", 0) - lost if lossless else 0,
-             "disorder": row.get("disorder")}
-    return [f"{workload.name}: {subject}: {key}: {value}" for key, value in found.items() if value]
+    # When a daemon exits, the records in its socket's queue may be lost.
+    lossless = workload.fault != "restart"
+    # run_stalled fills the ring on purpose. As many records must be missing at the sink as the
+    # handler counts as lost.
+    lost = row.get("dropped", 0) if workload.runner == "run_stalled" else 0
+    problems = {"failed": row.get("failed"),
+                "missing": row.get("missing", 0) - lost if lossless else 0,
+                "disorder": row.get("disorder")}
+    return [f"{workload.name}: {subject}: {name}: {value}"
+            for name, value in problems.items() if value]
 
 
 def time_import() -> tuple[float, float]:
-    """The ms of `import logging.handlers`, and then of `import fastlog`, in a new process."""
-    done = subprocess.run([sys.executable, "-P" if sys.version_info >= (3, 11) else "-I", "-c",
-                           IMPORT], capture_output=True, text=True, check=True)
-    first, second = done.stdout.split()
-    return float(first), float(second)
+    """Return the ms that importing logging.handlers, and then fastlog, takes in a new process."""
+    process = subprocess.run(
+        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-I", "-c", IMPORT],
+        capture_output=True, text=True, check=True)
+    logging_ms, fastlog_ms = process.stdout.split()
+    return float(logging_ms), float(fastlog_ms)
 
 
-def write(results: Results, suite: str, workloads: list[Workload], directory: Path) -> None:
+def write_suite(results: Results, suite: str, workloads: list[Workload], directory: Path) -> None:
     report = suite_report(results, suite, workloads) if workloads else imports_report(results)
     (directory / f"{suite}.md").write_text(report)
     results.write(directory / f"{suite}.json", [workload.name for workload in workloads])
@@ -140,8 +149,8 @@ def write_summary(results: Results, directory: Path) -> None:
     print(report, flush=True)
 
 
-def say(text: str) -> None:
-    """Progress, on one line where somebody looks."""
+def show_progress(text: str) -> None:
+    """Overwrite the progress line, if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
 

@@ -1,8 +1,10 @@
-/* The bar for throughput: a plain loop of blocking sendto(2), one per record.
+/* The reference for throughput: a plain loop with one blocking sendto(2) per record.
  *
- * Usage: sendto_loop SOCKET COUNT PREFIX TAIL. Sends the same bytes as the benchmark's handlers,
- * PREFIX, "call some_func I from ", TAIL and a NUL, and prints when it began and ended (ns of
- * CLOCK_MONOTONIC) and its processor time (ns).
+ * Usage: sendto_loop SOCKET COUNT PREFIX TAIL
+ *
+ * Each record consists of PREFIX, "call some_func I from ", TAIL and a NUL byte, which are the bytes
+ * that the measured handlers send. The program prints the times at which the loop began and ended
+ * (ns of CLOCK_MONOTONIC) and its processor time (ns).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +13,7 @@
 #include <sys/un.h>
 #include <time.h>
 
-static long long now(clockid_t clock)
+static long long clock_ns(clockid_t clock)
 {
     struct timespec time;
     clock_gettime(clock, &time);
@@ -32,7 +34,7 @@ int main(int argc, char **argv)
         return 1;
     }
     long count = atol(argv[2]);
-    long long begin = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+    long long begin = clock_ns(CLOCK_MONOTONIC), cpu_begin = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
     for (long i = 0; i < count; i++) {
         char record[4096];
         int size = snprintf(record, sizeof(record), "%scall some_func %ld from %s", argv[3], i,
@@ -42,7 +44,7 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    printf("{\"begin\": %lld, \"end\": %lld, \"cpu\": %lld}\n", begin, now(CLOCK_MONOTONIC),
-           now(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+    printf("{\"begin\": %lld, \"end\": %lld, \"cpu\": %lld}\n", begin,
+           clock_ns(CLOCK_MONOTONIC), clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_begin);
     return 0;
 }

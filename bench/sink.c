@@ -1,8 +1,10 @@
-/* A daemon that does nothing but count: how far a sender comes when the daemon costs least.
+/* A daemon that only counts records. It shows how fast a sender is when the daemon costs least.
  *
- * Usage: sink SOCKET COUNTERS. Receives datagrams that hold "call some_func I from wT" (record I
- * of thread T, 0 to 63) and counts, in the shared file COUNTERS, those received and those whose
- * number is not above its thread's last. Other datagrams are ignored. Ends at SIGTERM and tells.
+ * Usage: sink SOCKET COUNTERS
+ *
+ * It receives datagrams that contain "call some_func I from wT" (record I of thread T, 0 to 63) and
+ * ignores others. In the shared file COUNTERS it counts the records received, and those whose
+ * number is not above the last one of their thread. At SIGTERM it prints both counts and exits.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -20,7 +22,7 @@
 
 #define THREADS 64
 
-static const char before_number[] = "call some_func ", before_thread[] = " from w";
+static const char number_prefix[] = "call some_func ", thread_prefix[] = " from w";
 
 struct counters {
     _Atomic int64_t received, disorder;
@@ -41,10 +43,10 @@ static int listen_at(const char *path)
         return -1;
     strcpy(address.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
-    /* A signal just before recv would not end it. */
-    struct timeval patience = {.tv_usec = 100000};
+    /* A signal that arrives just before recv does not interrupt it, so recv needs a timeout. */
+    struct timeval timeout = {.tv_usec = 100000};
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) != 0)
         return -1;
     return fd;
 }
@@ -61,15 +63,15 @@ static struct counters *map_counters(const char *path)
 
 static void count(struct counters *counters, const char *datagram)
 {
-    static int64_t last[THREADS]; /* number + 1 */
-    const char *found = strstr(datagram, before_number);
-    if (found == NULL)
+    static int64_t last[THREADS]; /* number of the last record + 1, or 0 */
+    const char *text = strstr(datagram, number_prefix);
+    if (text == NULL)
         return;
     char *end;
-    int64_t number = strtoll(found + strlen(before_number), &end, 10);
-    if (strncmp(end, before_thread, strlen(before_thread)) != 0)
+    int64_t number = strtoll(text + strlen(number_prefix), &end, 10);
+    if (strncmp(end, thread_prefix, strlen(thread_prefix)) != 0)
         return;
-    unsigned long thread = strtoul(end + strlen(before_thread), NULL, 10);
+    unsigned long thread = strtoul(end + strlen(thread_prefix), NULL, 10);
     if (thread >= THREADS || number + 1 <= last[thread])
         atomic_fetch_add(&counters->disorder, 1);
     else

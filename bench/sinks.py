@@ -1,4 +1,4 @@
-"""The daemons that records are sent to, each private, and what arrived there."""
+"""The private daemons that records are sent to, and the check of what arrived there."""
 from __future__ import annotations
 
 import json
@@ -24,11 +24,11 @@ from fastlog._daemons.rsyslogd import (
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.journald import Journald, find_journald as find_journald
 
-# A record's number, and the number of the thread that logged it.
+# The number of a record, and the number of the thread that logged it.
 RECORD = re.compile(r"call some_func (\d+) from w(\d+)")
 
-# The one of fastlog._daemons.rsyslogd, for records of RFC 5424: imuxsock's own parser knows only
-# what the C library's syslog(3) sends.
+# The configuration of fastlog._daemons.rsyslogd, changed to parse RFC 5424. imuxsock's special parser
+# only knows the format of the C library's syslog(3).
 _RFC5424 = """\
 global(workDirectory="{directory}" maxMessageSize="{max_message_size}")
 module(load="imuxsock" SysSock.Use="off")
@@ -43,14 +43,14 @@ action(type="omfile" file="{rest_log}")
 
 
 class Arrived(NamedTuple):
-    """What a sink has: records, and those of them that came after a later one or twice."""
+    """The records at a sink."""
 
     count: int
-    disorder: int
+    disorder: int  # records that arrived after a later one of their thread, or twice
 
 
 def check(text: str) -> Arrived:
-    """Count the records in a sink's text and look at the order of each thread's."""
+    """Count the records in a sink's text and check the order within each thread."""
     count = disorder = 0
     last: dict[str, int] = {}
     for number, thread in RECORD.findall(text):
@@ -61,44 +61,49 @@ def check(text: str) -> Arrived:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, to the nanosecond: schedstat, where stat counts in 10 ms."""
+    """Return the CPU time of a process.
+
+    /proc/PID/task/TID/schedstat counts nanoseconds, while /proc/PID/stat counts in units of 10 ms.
+    """
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def compile_c(source: Path, directory: Path) -> Path:
+    """Compile a C program, unless the directory already contains it, and return its path."""
     program = directory / source.stem
     if not program.exists():
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
-            raise FileNotFoundError("no C compiler")
+            raise FileNotFoundError("no C compiler found: install gcc")
         subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
     return program
 
 
 class Sink:
-    """A daemon under `directory`. Subclasses say how it runs and what it has."""
+    """A private daemon that receives records. Subclasses start it and read what it received."""
 
-    address: str
-    enter: tuple[str, ...] = ()  # what a command needs in front to see the daemon
+    address: str  # of its unix socket
+    enter: tuple[str, ...] = ()  # a prefix for commands that must run in the daemon's namespace
 
     @property
     def pid(self) -> int:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Let it write what it has taken in, and end."""
+        """Stop the daemon after it has written what it received."""
         raise NotImplementedError
 
     def seen(self) -> int | None:
-        """The records that it has written by now; None: it cannot tell while it runs."""
+        """Return the number of records written so far, or None if it is not known yet."""
         return None
 
     def arrived(self) -> Arrived:
-        """Asked before stop()."""
+        """Return what arrived. Call it before stop()."""
         raise NotImplementedError
 
     def pause(self) -> None:
+        """Stop the daemon with SIGSTOP and wait until it has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         wait_until(lambda: self._state() == "T", 10, "the daemon to stop")
 
@@ -106,11 +111,13 @@ class Sink:
         os.kill(self.pid, signal.SIGCONT)
 
     def restart(self, gap: float) -> None:
+        """Stop the daemon, and start it again after `gap` seconds."""
         raise NotImplementedError
 
     def _state(self) -> str:
+        """Return the letter of the process state in /proc/PID/stat."""
         stat = Path(f"/proc/{self.pid}/stat").read_text()
-        return stat.rpartition(") ")[2][0]  # proc(5): the state follows the command's name
+        return stat.rpartition(") ")[2][0]  # proc(5): the state follows the command name
 
 
 class RsyslogdSink(Sink):
@@ -141,7 +148,7 @@ class RsyslogdSink(Sink):
 
 
 class CSink(Sink):
-    """sink.c, which counts and keeps nothing: what a daemon costs that does no work."""
+    """sink.c, which only counts records. It shows the cost of a daemon that does no work."""
 
     _FIELDS = struct.Struct("=2q")  # received, disorder
 
@@ -164,8 +171,8 @@ class CSink(Sink):
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         output = self.process.communicate(timeout=30)[0]
-        told = json.loads(output)
-        assert (told["received"], told["disorder"]) == self.arrived(), told
+        totals = json.loads(output)
+        assert (totals["received"], totals["disorder"]) == self.arrived(), totals
 
     def seen(self) -> int:
         return self.arrived().count
@@ -175,7 +182,7 @@ class CSink(Sink):
 
 
 class JournaldSink(Sink):
-    """systemd-journald with a /run of its own. Needs root."""
+    """systemd-journald with a private /run, which requires root."""
 
     def __init__(self, directory: Path) -> None:
         self.daemon = Journald(directory)
@@ -191,5 +198,5 @@ class JournaldSink(Sink):
         self.daemon.close()
 
     def arrived(self) -> Arrived:
-        # Under any identifier: journald takes RFC 5424's header for text.
+        # Read all identifiers, because journald does not parse the header of RFC 5424.
         return check(self.daemon.journalctl("-o", "cat"))

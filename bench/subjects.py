@@ -1,8 +1,8 @@
-"""The handlers compared, each set up as its own documentation says.
+"""The subjects, which are the logging setups that the benchmarks compare.
 
-A factory takes the daemon's address and whether records carry the time, and
-returns a Subject. Libraries are imported by their factory: the process that is
-measured has only its own.
+Each is set up as its documentation says. A factory takes the daemon's address and whether the
+format includes the time, and returns a Subject. Each factory imports its own library, so that the
+measured process loads no other.
 """
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 IDENT = "ServerLog"
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     pass
 
 
 @dataclass
 class Subject:
-    """What is timed, and how to make all of its records leave the process."""
-
+    #: The function to time.
     info: Info
-    drain: Callable[[], object] = _nothing
+    #: Waits until all records have left the process.
+    drain: Callable[[], object] = _no_op
     message: str = MESSAGE
-    #: What the handler itself knows of records that it dropped.
+    #: Returns the number of lost records that the handler itself reports.
     dropped: Callable[[], int] = lambda: 0
 
 
@@ -44,14 +44,14 @@ def _formatter(asctime: bool) -> logging.Formatter | None:
     return logging.Formatter(FORMAT) if asctime else None
 
 
-def _set_up(handler: logging.handlers.SysLogHandler, asctime: bool) -> None:
+def _configure(handler: logging.handlers.SysLogHandler, asctime: bool) -> None:
     handler.ident = f"{IDENT}: "
     handler.setFormatter(_formatter(asctime))
 
 
 def _stdlib_handler(address: str, asctime: bool) -> logging.handlers.SysLogHandler:
     handler = logging.handlers.SysLogHandler(address, facility="local0")
-    _set_up(handler, asctime)
+    _configure(handler, asctime)
     return handler
 
 
@@ -62,10 +62,10 @@ def _logger(*handlers: logging.Handler) -> logging.Logger:
     return log
 
 
-# --- the floors ----------------------------------------------------------------------------------
+# --- baselines -----------------------------------------------------------------------------------
 
 def make_percent(address: str, asctime: bool) -> Subject:
-    """The call of a function that does `message % args` and nothing else."""
+    """Time a function that evaluates `message % args` and does nothing else."""
     def info(message: str, *args: object) -> None:
         message % args
     return Subject(info)
@@ -75,15 +75,15 @@ def make_null(address: str, asctime: bool) -> Subject:
     return Subject(_logger(logging.NullHandler()).info)
 
 
-# --- ours ----------------------------------------------------------------------------------------
+# --- fastlog -------------------------------------------------------------------------------------
 
-def make_fastlog(address: str, asctime: bool, own_logger: bool = False,
+def make_fastlog(address: str, asctime: bool, fast_logger: bool = False,
                  **options: Any) -> Subject:
     import fastlog
 
     handler = fastlog.SysLogHandler(address, facility="local0", **options)
-    _set_up(handler, asctime)
-    log = fastlog.Logger("bench", logging.INFO) if own_logger else _logger()
+    _configure(handler, asctime)
+    log = fastlog.Logger("bench", logging.INFO) if fast_logger else _logger()
     log.addHandler(handler)
 
     def lost() -> int:
@@ -93,52 +93,52 @@ def make_fastlog(address: str, asctime: bool, own_logger: bool = False,
 
 
 def make_fastlog_logger(address: str, asctime: bool) -> Subject:
-    return make_fastlog(address, asctime, own_logger=True)
+    return make_fastlog(address, asctime, fast_logger=True)
 
 
 def make_fastlog_spool(address: str, asctime: bool) -> Subject:
-    """With its ring in a file on a tmpfs, as docs/crash-safety.md recommends."""
+    """Create the ring in a file on a tmpfs, as docs/crash-safety.md recommends."""
     with tempfile.TemporaryDirectory(prefix="fl-", dir="/dev/shm") as directory:
-        # The file's name goes at once; the file as long as the process.
-        return make_fastlog(address, asctime, own_logger=True, spool=f"{directory}/spool")
+        # The directory is removed at once. The unlinked file exists until the process exits.
+        return make_fastlog(address, asctime, fast_logger=True, spool=f"{directory}/spool")
 
 
-def make_fastlog_journal(address: str, asctime: bool, own_logger: bool = False) -> Subject:
-    """On journald's own socket, whatever the address."""
+def make_fastlog_journal(address: str, asctime: bool, fast_logger: bool = False) -> Subject:
+    """Send to journald's native socket, whatever the address."""
     import fastlog
 
     handler = fastlog.JournalHandler(ident=IDENT, facility="local0")
     handler.setFormatter(_formatter(asctime))
-    log = fastlog.Logger("bench", logging.INFO) if own_logger else _logger()
+    log = fastlog.Logger("bench", logging.INFO) if fast_logger else _logger()
     log.addHandler(handler)
     return Subject(log.info, lambda: handler.flush(60), dropped=lambda: handler.stats().dropped)
 
 
-# --- the others ----------------------------------------------------------------------------------
+# --- other libraries -----------------------------------------------------------------------------
 
 def make_stdlib(address: str, asctime: bool) -> Subject:
     return Subject(_logger(_stdlib_handler(address, asctime)).info)
 
 
 def make_queue(address: str, asctime: bool) -> Subject:
-    """As in the standard library's "Logging Cookbook", "Dealing with handlers that block"."""
+    """Follow "Dealing with handlers that block" in the standard library's Logging Cookbook."""
     import queue
 
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(-1)
-    listener = logging.handlers.QueueListener(waiting, _stdlib_handler(address, asctime))
+    records: queue.Queue[logging.LogRecord] = queue.Queue(-1)
+    listener = logging.handlers.QueueListener(records, _stdlib_handler(address, asctime))
     listener.start()
-    return Subject(_logger(logging.handlers.QueueHandler(waiting)).info, waiting.join)
+    return Subject(_logger(logging.handlers.QueueHandler(records)).info, records.join)
 
 
 def make_backgroundlog(address: str, asctime: bool) -> Subject:
-    """With its defaults: a queue of 1,000 records; below ERROR a full one drops."""
+    """Use its defaults. When its queue of 1,000 records is full, it drops records below ERROR."""
     from backgroundlog.handlers.thread_handler import ThreadHandler
 
     handler = ThreadHandler(_stdlib_handler(address, asctime))
-    waiting = vars(handler)["_ThreadHandler__queue"]
+    records = vars(handler)["_ThreadHandler__queue"]
 
     def drain() -> None:
-        while not waiting.empty():  # it has no flush, and its queue no join
+        while not records.empty():  # the handler has no flush(), and its queue has no join()
             time.sleep(0.001)
     return Subject(_logger(handler).info, drain, dropped=lambda: handler.dropped_log_record_count)
 
@@ -154,9 +154,9 @@ def make_loguru(address: str, asctime: bool) -> Subject:
 
 
 def make_picologging(address: str, asctime: bool) -> Subject:
-    """Its Logger in front of the standard library's handler: it has no SysLogHandler.
+    """Put its Logger in front of the standard library's handler, as it has no SysLogHandler.
 
-    The formatter is the standard library's, too: picologging's writes freed
+    The formatter is the standard library's, too, because picologging's Formatter writes freed
     memory in place of asctime on CPython 3.11.
     """
     import picologging
@@ -204,8 +204,8 @@ FACTORIES: dict[str, Callable[[str, bool], Subject]] = {
     "fastlog": make_fastlog,
     "fastlog Logger": make_fastlog_logger,
     "fastlog JournalHandler": make_fastlog_journal,
-    "fastlog JournalHandler, Logger": partial(make_fastlog_journal, own_logger=True),
+    "fastlog JournalHandler, Logger": partial(make_fastlog_journal, fast_logger=True),
     "fastlog Logger, spool": make_fastlog_spool,
-    "fastlog Logger, drop_new": partial(make_fastlog, own_logger=True, overflow="drop_new"),
-    "fastlog Logger, drop_oldest": partial(make_fastlog, own_logger=True, overflow="drop_oldest"),
+    "fastlog Logger, drop_new": partial(make_fastlog, fast_logger=True, overflow="drop_new"),
+    "fastlog Logger, drop_oldest": partial(make_fastlog, fast_logger=True, overflow="drop_oldest"),
 }

@@ -1,22 +1,22 @@
-"""What is claimed, computed from one run: medians of the rounds' ratios, beside the goal."""
+"""The summary, which compares claims about speed with their goals."""
 from __future__ import annotations
 
 import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 from results import divide
-from tables import STDLIB, markdown_table, spread
+from tables import STDLIB, markdown_table, median_and_range
 from workloads import (
     C_LOOP,
     COST,
     DRAIN,
     DROP_NEW,
     DROP_OLDEST,
-    OURS,
+    FASTLOG,
     RATES,
     SPOOL,
     STALLED,
-    many_name,
+    long_tight_name,
     paced_name,
     paced_threads_name,
 )
@@ -28,51 +28,51 @@ LOGGER = "fastlog Logger"
 
 
 class Claim(NamedTuple):
-    """A row of the summary. goal: a bound, as "<= 3"; "": none."""
+    """A row of the summary."""
 
-    what: str
-    values: list[float]
-    goal: str = ""
+    text: str
+    values: list[float]  # one per round
+    goal: str = ""  # a bound on their median, such as "<= 3", or "" for none
 
     def met(self) -> str:
         if not self.goal or not self.values:
             return ""
         relation, bound = self.goal.split()[:2]
         value, limit = statistics.median(self.values), float(bound)
-        holds = {"<=": value <= limit, "<": value < limit, ">=": value >= limit}[relation]
-        return "yes" if holds else "no"
+        is_met = {"<=": value <= limit, "<": value < limit, ">=": value >= limit}[relation]
+        return "yes" if is_met else "no"
 
 
 def cost_claims(results: Results) -> list[Claim]:
-    found = []
+    claims = []
     paced = paced_name(10_000, "busy")
-    for ours, goals in (LOGGER, ("<= 3", ">= 12", "")), ("fastlog", ("", "", "<= 0.8")):
-        p50 = zip(results.values(paced, ours, "service", "p50"),
+    for subject, goals in (LOGGER, ("<= 3", ">= 12", "")), ("fastlog", ("", "", "<= 0.8")):
+        p50 = zip(results.values(paced, subject, "service", "p50"),
                   results.values(paced, "NullHandler", "service", "p50"), strict=False)
-        found += [
-            Claim(f"{ours} / bare `msg % args`, tight",
-                  results.values(COST, ours, "times percent"), goals[0]),
-            Claim(f"SysLogHandler / {ours}, tight",
-                  results.ratios(COST, STDLIB, ours, "costs", "this"), goals[1]),
-            Claim(f"{ours} above NullHandler, tight, µs",
-                  [ns / 1000 for ns in results.values(COST, ours, "above null")], goals[2]),
-            Claim(f"{ours} above NullHandler, p50 of the call, {paced}, µs",
-                  [(a - b) / 1000 for a, b in p50], goals[2])]
-    return found
+        claims += [
+            Claim(f"{subject} / bare `msg % args`, tight",
+                  results.values(COST, subject, "times percent"), goals[0]),
+            Claim(f"SysLogHandler / {subject}, tight",
+                  results.ratios(COST, STDLIB, subject, "costs", "this"), goals[1]),
+            Claim(f"{subject} above NullHandler, tight, µs",
+                  [ns / 1000 for ns in results.values(COST, subject, "above null")], goals[2]),
+            Claim(f"{subject} above NullHandler, p50 of the call, {paced}, µs",
+                  [(this - null) / 1000 for this, null in p50], goals[2])]
+    return claims
 
 
 def paced_claims(results: Results) -> list[Claim]:
-    found = []
+    claims = []
     for between in "busy", "asleep":
         name = paced_name(10_000, between)
-        for ours in reversed(OURS):
-            goals = (">= 30", "<= 1") if (ours, between) == (LOGGER, "busy") else ("", "")
-            found += [
-                Claim(f"SysLogHandler / {ours}, p50 of the call, {name}",
-                      results.ratios(name, STDLIB, ours, "service", "p50"), goals[0]),
-                Claim(f"{ours} / NullHandler, p99.9, {name}",
-                      results.ratios(name, ours, "NullHandler", "response", "p99.9"), goals[1])]
-    return found
+        for subject in reversed(FASTLOG):
+            goals = (">= 30", "<= 1") if (subject, between) == (LOGGER, "busy") else ("", "")
+            claims += [
+                Claim(f"SysLogHandler / {subject}, p50 of the call, {name}",
+                      results.ratios(name, STDLIB, subject, "service", "p50"), goals[0]),
+                Claim(f"{subject} / NullHandler, p99.9, {name}",
+                      results.ratios(name, subject, "NullHandler", "response", "p99.9"), goals[1])]
+    return claims
 
 
 def spool_claims(results: Results) -> list[Claim]:
@@ -84,60 +84,63 @@ def spool_claims(results: Results) -> list[Claim]:
 
 
 def stall_claims(results: Results) -> list[Claim]:
-    """A call waits block_timeout at the most, and 50 ms that the machine may add."""
+    """Check the longest call, which may take block_timeout and 50 ms for the machine's delays."""
     return [Claim(f"{subject}, the longest call, {STALLED}, ms",
                   [ns / 1e6 for ns in results.values(STALLED, subject, "service", "max")], goal)
             for subject, goal in ((LOGGER, "<= 250"), (DROP_NEW, "<= 30"), (DROP_OLDEST, "<= 30"))]
 
 
 def cpu_claims(results: Results) -> list[Claim]:
-    return [Claim(f"{ours} / SysLogHandler, CPU a record, {paced_name(rate, 'asleep')}",
-                  results.ratios(paced_name(rate, "asleep"), ours, STDLIB, "cpu"), "< 1")
-            for ours in reversed(OURS) for rate in RATES]
+    return [Claim(f"{subject} / SysLogHandler, CPU a record, {paced_name(rate, 'asleep')}",
+                  results.ratios(paced_name(rate, "asleep"), subject, STDLIB, "cpu"), "< 1")
+            for subject in reversed(FASTLOG) for rate in RATES]
 
 
 def throughput_claims(results: Results) -> list[Claim]:
-    return [Claim(f"{ours} / {C_LOOP}, records/s, {sink}",
-                  results.ratios(f"throughput, {sink}", ours, C_LOOP, "rate"), ">= 0.95")
-            for sink in ("rsyslogd", "journald") for ours in (DRAIN, *reversed(OURS))]
+    return [Claim(f"{subject} / {C_LOOP}, records/s, {sink}",
+                  results.ratios(f"throughput, {sink}", subject, C_LOOP, "rate"), ">= 0.95")
+            for sink in ("rsyslogd", "journald") for subject in (DRAIN, *reversed(FASTLOG))]
 
 
 def thread_claims(results: Results) -> list[Claim]:
-    found = []
-    tight = {n: many_name(n) for n in (1, 4)}
+    claims = []
+    long_tight = {n: long_tight_name(n) for n in (1, 4)}
     paced = {n: paced_threads_name(n) for n in (1, 4)}
 
     def ratio(names: dict[int, str], subject: str, *path: str) -> list[float]:
         return divide(results.values(names[4], subject, *path),
                       results.values(names[1], subject, *path))
 
-    for ours in reversed(OURS):
-        found += [
-            Claim(f"{ours}, 4 threads together / 1 thread, records/s",
-                  ratio(tight, ours, "rate"), ">= 1"),
-            Claim(f"{ours}, 4 threads / 1 thread, p99.9, tight",
-                  ratio(tight, ours, "service", "p99.9"), "<= 5"),
-            Claim(f"{ours}, 4 threads / 1 thread, p99.9, 10,000 records/s together",
-                  ratio(paced, ours, "service", "p99.9"), "<= 5")]
-    return found
+    for subject in reversed(FASTLOG):
+        claims += [
+            Claim(f"{subject}, 4 threads together / 1 thread, records/s",
+                  ratio(long_tight, subject, "rate"), ">= 1"),
+            Claim(f"{subject}, 4 threads / 1 thread, p99.9, tight",
+                  ratio(long_tight, subject, "service", "p99.9"), "<= 5"),
+            Claim(f"{subject}, 4 threads / 1 thread, p99.9, 10,000 records/s together",
+                  ratio(paced, subject, "service", "p99.9"), "<= 5")]
+    return claims
 
 
 def other_claims(results: Results) -> list[Claim]:
     first, *_, last = map(str, results.sizes.memory)
-    found = [Claim(f"{ours}, resident memory after {int(last):,} / after {int(first):,} records",
-                   divide(results.values("memory", ours, "marks", last),
-                          results.values("memory", ours, "marks", first)), "<= 1.02")
-             for ours in reversed(OURS)]
-    return [*found, Claim("`import fastlog` after `import logging.handlers`, ms",
-                          [added for _, added in results.imports], "<= 3")]
+    memory = f"resident memory after {int(last):,} / after {int(first):,} records"
+    claims = [Claim(f"{subject}, {memory}",
+                    divide(results.values("memory", subject, "marks", last),
+                           results.values("memory", subject, "marks", first)), "<= 1.02")
+              for subject in reversed(FASTLOG)]
+    return [*claims, Claim("`import fastlog` after `import logging.handlers`, ms",
+                           [fastlog_ms for _, fastlog_ms in results.imports], "<= 3")]
 
 
 def summary_report(results: Results) -> str:
     claims = [claim for group in (cost_claims, paced_claims, spool_claims, stall_claims, cpu_claims,
                                   throughput_claims, thread_claims, other_claims)
               for claim in group(results)]
-    rows = [(claim.what, spread(claim.values), claim.goal, claim.met()) for claim in claims]
-    return ("# Summary\n\nMedians of the rounds' values or ratios, and their range; each suite is "
-            "one run. The other tables have the figures behind them.\n\n"
+    rows = [(claim.text, median_and_range(claim.values), claim.goal, claim.met())
+            for claim in claims]
+    return ("# Summary\n\nMeasured values are medians of the rounds' values or ratios, with their "
+            "range in parentheses. Each suite is one run. The other tables contain the underlying "
+            "figures.\n\n"
             + markdown_table(("", "measured", "goal", "met"), rows)
-            + f"\n{results.where()}.\n")
+            + f"\n{results.machine_text()}.\n")

@@ -1,4 +1,7 @@
-"""What is measured: the workloads, the handlers in each, and how much of it."""
+"""The workloads, the subjects measured in each, and the size of each measurement.
+
+A subject is one logging setup that is compared, which is one row of the tables.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,28 +9,31 @@ from typing import NamedTuple
 
 
 class Sizes(NamedTuple):
-    """How much is measured. `rounds` are of A B C, A B C, …"""
+    """How much to measure. In each round every subject has one turn: A B C, A B C, and so on.
+
+    Records are counted over all threads together.
+    """
 
     cost_rounds: int
-    bursts: int             # of each: bare %, NullHandler, the handler; in turns
-    burst: int              # records in a burst; must leave fastlog's ring half empty
+    bursts: int              # per round, of each of bare %, the NullHandler and the handler
+    burst: int               # records in a burst; must leave fastlog's ring half empty
     paced_rounds: int
-    asleep_rounds: int
-    seconds: float          # of paced records
-    slow_seconds: float     # the same at 100 records/s
+    asleep_rounds: int       # paced rounds of a program that sleeps between records
+    seconds: float           # duration of a paced workload
+    slow_seconds: float      # its duration at 100 records/s
     tight_rounds: int
-    tight: int              # records of a tight loop, of all threads together
-    claim_rounds: int       # of what the summary says of few calls, or of small differences
-    many: int               # records of a longer one, for one thread against several
+    tight: int               # records in a tight loop
+    claim_rounds: int        # for claims in the summary about few calls or small differences
+    many: int                # records in the longer tight loop that compares 1 and 4 threads
     throughput_rounds: int
     throughput: int          # records
-    journal: int             # records where journald is the sink, which takes fewer a second
+    journal: int             # records sent to journald, which accepts fewer per second
     trouble_rounds: int
-    stall: float            # seconds that the daemon is stopped
-    gap: float              # seconds that it is away
-    trouble_rate: int
+    stall: float             # seconds for which the daemon is stopped
+    gap: float               # seconds between the daemon's exit and its restart
+    trouble_rate: int        # records/s
     trouble_seconds: float
-    memory: tuple[int, ...]  # resident memory after so many records
+    memory: tuple[int, ...]  # numbers of records after which to read the resident memory
     imports: int             # processes
 
 
@@ -48,8 +54,8 @@ QUICK = Sizes(
     memory=(1_000, 5_000, 20_000), imports=2)
 
 
-FLOORS = ("bare %", "NullHandler")
-OURS = ("fastlog", "fastlog Logger")
+BASELINES = ("bare %", "NullHandler")  # they send nothing
+FASTLOG = ("fastlog", "fastlog Logger")
 SPOOL = "fastlog Logger, spool"
 DROP_NEW = "fastlog Logger, drop_new"
 DROP_OLDEST = "fastlog Logger, drop_oldest"
@@ -57,63 +63,65 @@ COST = "cost of a call"
 STALLED = "daemon stalled, tight loop"
 PEERS = ("SysLogHandler", "QueueHandler", "backgroundlog", "loguru", "picologging", "rfc5424")
 JOURNAL_PEERS = ("systemd-python", "cysystemd")
-JOURNAL_OURS = ("fastlog JournalHandler", "fastlog JournalHandler, Logger")
-SYSLOG = (*PEERS, *OURS)
-ALL = (*FLOORS, *SYSLOG)
-JOURNAL = (*FLOORS, *PEERS, *JOURNAL_PEERS, *OURS, *JOURNAL_OURS)
+JOURNAL_FASTLOG = ("fastlog JournalHandler", "fastlog JournalHandler, Logger")
+#: Subjects that cannot send to a syslog socket.
+JOURNAL_ONLY = (*JOURNAL_PEERS, *JOURNAL_FASTLOG)
+SYSLOG = (*PEERS, *FASTLOG)
+ALL = (*BASELINES, *SYSLOG)
+JOURNAL = (*BASELINES, *PEERS, *JOURNAL_PEERS, *FASTLOG, *JOURNAL_FASTLOG)
 C_LOOP, DRAIN = "C sendto", "fastlog drain"
 THROUGHPUT = (C_LOOP, DRAIN, "fastlog", "fastlog Logger", "SysLogHandler")
 
-#: Shown beneath the tables in which they are not a row.
-ABSENT = dict.fromkeys((*JOURNAL_PEERS, *JOURNAL_OURS),
-                       "speaks journald's own protocol only: see the tables of journald")
+#: A description of each subject, printed beneath the tables.
 SETUPS = {
-    "bare %": "`message % args` in a function, and nothing else: the floor",
-    "NullHandler": "the standard library's Logger with nothing behind it",
-    "SysLogHandler": "the standard library's",
-    "QueueHandler": "the standard library's, with QueueListener and SysLogHandler behind it",
-    "backgroundlog": "its ThreadHandler around SysLogHandler, with its defaults: below ERROR a "
-                     "full queue (1,000 records) drops",
-    "loguru": "SysLogHandler as its sink, enqueue=True",
-    "picologging": "its Logger with SysLogHandler: it has none of its own",
-    "rfc5424": "rfc5424-logging-handler",
+    "bare %": "`message % args` in a function that does nothing else, which is the lower bound",
+    "NullHandler": "the standard library's Logger with a NullHandler",
+    "SysLogHandler": "the standard library's handler",
+    "QueueHandler": "the standard library's QueueHandler and QueueListener in front of "
+                    "SysLogHandler",
+    "backgroundlog": "its ThreadHandler around SysLogHandler, with its defaults. When its queue of "
+                     "1,000 records is full, it drops records below ERROR",
+    "loguru": "SysLogHandler as its sink, with `enqueue=True`",
+    "picologging": "its Logger with SysLogHandler, because it has no syslog handler of its own",
+    "rfc5424": "the handler of rfc5424-logging-handler",
     "systemd-python": "its JournalHandler",
     "cysystemd": "its JournaldLogHandler",
     "fastlog": "fastlog.SysLogHandler behind the standard library's Logger",
     "fastlog Logger": "fastlog.SysLogHandler behind fastlog.Logger",
-    JOURNAL_OURS[0]: "fastlog.JournalHandler behind the standard library's Logger",
-    JOURNAL_OURS[1]: "fastlog.JournalHandler behind fastlog.Logger",
+    JOURNAL_FASTLOG[0]: "fastlog.JournalHandler behind the standard library's Logger",
+    JOURNAL_FASTLOG[1]: "fastlog.JournalHandler behind fastlog.Logger",
     SPOOL: "fastlog Logger with its ring in a file on a tmpfs",
-    DROP_NEW: "fastlog Logger with this overflow policy",
-    DROP_OLDEST: "fastlog Logger with this overflow policy",
-    C_LOOP: "a C loop of blocking sendto",
-    DRAIN: "fastlog's writer alone: all records lie in its ring when the clock starts",
+    DROP_NEW: 'fastlog Logger with `overflow="drop_new"`',
+    DROP_OLDEST: 'fastlog Logger with `overflow="drop_oldest"`',
+    C_LOOP: "a C loop of blocking `sendto` calls",
+    DRAIN: "fastlog's writer alone. All records are in its ring when the clock starts",
 }
 
 
 @dataclass(frozen=True)
 class Workload:
-    name: str
+    name: str                # a key in results/*.json
     suite: str
-    kind: str  # a function of worker.py
+    runner: str              # the function of worker.py that runs it
     subjects: tuple[str, ...]
     rounds: int
     count: int               # records, of all threads together
-    rate: int = 0            # records a second, of all threads together; 0: a tight loop
-    asleep: bool = False     # between two paced records
+    rate: int = 0            # records/s of all threads together, or 0 for a tight loop
+    asleep: bool = False     # whether the program sleeps between paced records
     threads: int = 1
-    size: int = 0            # bytes added to the message
-    asctime: bool = True
+    size: int = 0            # bytes added to each message
+    asctime: bool = True     # whether the format includes the time
     sink: str = "rsyslogd"   # or "journald" or "C"
-    trouble: str = ""        # "stall" or "restart"
-    bursts: int = 0
-    seconds: float = 0.0     # of a loop whose number of records is not known before
-    marks: tuple[int, ...] = ()
+    fault: str = ""          # what happens to the daemon: "stall", "restart" or ""
+    bursts: int = 0          # of the cost suite
+    seconds: float = 0.0     # duration of a loop whose number of records is not known in advance
+    marks: tuple[int, ...] = ()  # numbers of records after which to read the resident memory
 
 
 RATES = (100, 1_000, 10_000, 50_000)
-BETWEEN = {"busy": False, "asleep": True}
-THREADS = (1, 2, 4, 8)
+ASLEEP = {"busy": False, "asleep": True}
+THREAD_COUNTS = (1, 2, 4, 8)
+#: The bytes added to each message, and whether the format includes the time.
 MESSAGES = {"short, with asctime": (0, True), "short, without asctime": (0, False),
             "2 KB, with asctime": (2_000, True), "2 KB, without asctime": (2_000, False)}
 SINKS = {"rsyslogd": ALL, "journald": JOURNAL, "C": ALL}
@@ -123,94 +131,98 @@ def paced_name(rate: int, between: str) -> str:
     return f"{rate:,} records/s, {between} in between"
 
 
-def threads_name(threads: int) -> str:
+def tight_name(threads: int) -> str:
     return f"tight, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def many_name(threads: int) -> str:
-    return f"{threads_name(threads)}, many records"
+def long_tight_name(threads: int) -> str:
+    return f"{tight_name(threads)}, many records"
 
 
 def paced_threads_name(threads: int) -> str:
     return f"10,000 records/s, {threads} thread{'s' if threads > 1 else ''}, asleep in between"
 
 
-def _paced(sizes: Sizes) -> list[Workload]:
-    found = []
+def _paced_workloads(sizes: Sizes) -> list[Workload]:
+    workloads = []
     for rate in RATES:
         seconds = sizes.slow_seconds if rate == 100 else sizes.seconds
-        for between, asleep in BETWEEN.items():
-            found.append(Workload(
-                paced_name(rate, between), "paced", "run_open", (*ALL, SPOOL),
+        for between, asleep in ASLEEP.items():
+            workloads.append(Workload(
+                paced_name(rate, between), "paced", "run_open_loop", (*ALL, SPOOL),
                 sizes.asleep_rounds if asleep else
                 sizes.claim_rounds if rate == 10_000 else sizes.paced_rounds,
                 max(5, int(rate * seconds)), rate, asleep))
-    return found
+    return workloads
 
 
-def _threads(sizes: Sizes) -> list[Workload]:
-    tight = [Workload(threads_name(n), "threads", "run_tight", ALL, sizes.tight_rounds,
-                      sizes.tight, threads=n) for n in THREADS]
-    many = [Workload(many_name(n), "threads", "run_tight", ("NullHandler", *OURS),
-                     sizes.claim_rounds, sizes.many, threads=n) for n in (1, 4)]
-    paced = [Workload(paced_threads_name(n), "threads", "run_open",
-                      ("NullHandler", "SysLogHandler", *OURS), sizes.tight_rounds,
+def _thread_workloads(sizes: Sizes) -> list[Workload]:
+    tight = [Workload(tight_name(n), "threads", "run_tight_loop", ALL, sizes.tight_rounds,
+                      sizes.tight, threads=n) for n in THREAD_COUNTS]
+    long_tight = [Workload(long_tight_name(n), "threads", "run_tight_loop",
+                           ("NullHandler", *FASTLOG), sizes.claim_rounds, sizes.many, threads=n)
+                  for n in (1, 4)]
+    paced = [Workload(paced_threads_name(n), "threads", "run_open_loop",
+                      ("NullHandler", "SysLogHandler", *FASTLOG), sizes.tight_rounds,
                       int(10_000 * sizes.seconds), 10_000, True, threads=n) for n in (1, 4)]
-    return tight + many + paced
+    return tight + long_tight + paced
 
 
-def _trouble(sizes: Sizes) -> list[Workload]:
+def _trouble_workloads(sizes: Sizes) -> list[Workload]:
     count = int(sizes.trouble_rate * sizes.trouble_seconds)
     names = {"stall": f"the daemon stalled for {sizes.stall:g} s",
              "restart": f"the daemon restarted, away for {sizes.gap:g} s"}
-    return [Workload(f"{name}, {sizes.trouble_rate:,} records/s", "trouble", "run_open", SYSLOG,
-                     sizes.trouble_rounds, count, sizes.trouble_rate, True, trouble=trouble)
-            for trouble, name in names.items()] + [
-        Workload(STALLED, "trouble", "run_stalled",
-                 ("SysLogHandler", "fastlog Logger", DROP_NEW, DROP_OLDEST),
-                 sizes.tight_rounds, 0, asctime=False, trouble="stall",
-                 seconds=sizes.trouble_seconds)]
+    paced = [Workload(f"{name}, {sizes.trouble_rate:,} records/s", "trouble", "run_open_loop",
+                      SYSLOG, sizes.trouble_rounds, count, sizes.trouble_rate, True, fault=fault)
+             for fault, name in names.items()]
+    stalled = Workload(STALLED, "trouble", "run_stalled",
+                       ("SysLogHandler", "fastlog Logger", DROP_NEW, DROP_OLDEST),
+                       sizes.tight_rounds, 0, asctime=False, fault="stall",
+                       seconds=sizes.trouble_seconds)
+    return [*paced, stalled]
 
 
-def _messages(sizes: Sizes) -> list[Workload]:
-    found = []
+def _message_workloads(sizes: Sizes) -> list[Workload]:
+    workloads = []
     for name, (size, asctime) in MESSAGES.items():
-        if name == "short, with asctime":  # the other suites'
+        if name == "short, with asctime":  # measured by the other suites
             continue
-        found.append(Workload(f"tight, {name}", "messages", "run_tight", ALL, sizes.tight_rounds,
-                              sizes.tight // 2, size=size, asctime=asctime))
-        found.append(Workload(
-            f"10,000 records/s, {name}", "messages", "run_open", ALL, sizes.tight_rounds,
+        workloads.append(Workload(f"tight, {name}", "messages", "run_tight_loop", ALL,
+                                  sizes.tight_rounds, sizes.tight // 2, size=size,
+                                  asctime=asctime))
+        workloads.append(Workload(
+            f"10,000 records/s, {name}", "messages", "run_open_loop", ALL, sizes.tight_rounds,
             int(10_000 * sizes.seconds), 10_000, size=size, asctime=asctime))
-    return found
+    return workloads
 
 
-def _sinks(sizes: Sizes) -> list[Workload]:
-    found = []
+def _sink_workloads(sizes: Sizes) -> list[Workload]:
+    workloads = []
     for sink, subjects in SINKS.items():
-        if sink == "rsyslogd":  # the other suites'
+        if sink == "rsyslogd":  # measured by the other suites
             continue
         title = {"journald": "journald", "C": "the C sink"}[sink]
         count = sizes.journal if sink == "journald" else sizes.tight
-        found.append(Workload(f"tight, {title}", "sinks", "run_tight", subjects,
-                              sizes.tight_rounds, count, sink=sink))
-        found.append(Workload(
-            f"10,000 records/s, {title}", "sinks", "run_open", subjects, sizes.tight_rounds,
+        workloads.append(Workload(f"tight, {title}", "sinks", "run_tight_loop", subjects,
+                                  sizes.tight_rounds, count, sink=sink))
+        workloads.append(Workload(
+            f"10,000 records/s, {title}", "sinks", "run_open_loop", subjects, sizes.tight_rounds,
             int(10_000 * sizes.seconds), 10_000, sink=sink))
-    return found
+    return workloads
 
 
 def all_workloads(sizes: Sizes) -> list[Workload]:
+    """Return the workloads of all suites but "imports", which has none."""
     cost = Workload(COST, "cost", "run_cost", (*SYSLOG, SPOOL), sizes.cost_rounds,
                     sizes.bursts * sizes.burst, bursts=sizes.bursts)
-    throughput = [Workload(f"throughput, {sink}", "throughput", "run_loop", THROUGHPUT,
+    throughput = [Workload(f"throughput, {sink}", "throughput", "run_untimed_loop", THROUGHPUT,
                            sizes.throughput_rounds * (1 if sink == "C" else 2),
                            sizes.journal if sink == "journald" else sizes.throughput, sink=sink)
                   for sink in SINKS]
-    memory = Workload("memory", "memory", "run_memory", OURS, 1, sizes.memory[-1], sink="C",
+    memory = Workload("memory", "memory", "run_memory", FASTLOG, 1, sizes.memory[-1], sink="C",
                       marks=sizes.memory)
-    return [cost, *_paced(sizes), *_threads(sizes), *_trouble(sizes), *_messages(sizes),
-            *_sinks(sizes), *throughput, memory]
+    return [cost, *_paced_workloads(sizes), *_thread_workloads(sizes), *_trouble_workloads(sizes),
+            *_message_workloads(sizes), *_sink_workloads(sizes), *throughput, memory]
 
 
 SUITES = ("cost", "paced", "threads", "trouble", "messages", "sinks", "throughput", "memory",
