@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 BENCH = Path(__file__).parent
 IMPORT = """\
 from time import perf_counter
-a = perf_counter(); import logging.handlers
-b = perf_counter(); import fastlog
-c = perf_counter(); print((b - a) * 1e3, (c - b) * 1e3)"""
+start = perf_counter(); import logging.handlers
+logging_end = perf_counter(); import fastlog
+end = perf_counter(); print((logging_end - start) * 1e3, (end - logging_end) * 1e3)"""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_progress(f"{suite}: {time.monotonic() - started:.0f} s\n")
         if set(suites) == set(SUITES):
             charts.draw_all(results, directory)
-        for path in sorted(directory.glob("*.json")):  # adds the suites that this run omitted
+        for path in sorted(directory.glob("*.json")):  # add the suites that this run omitted
             results.read(path)
         write_summary(results, directory)
     print(*problems, sep="\n")

@@ -31,6 +31,8 @@ def _no_op() -> None:
 
 @dataclass
 class Subject:
+    """A logging setup that is ready to log."""
+
     #: The function to time.
     info: Info
     #: Waits until all records have left the process.

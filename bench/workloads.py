@@ -16,7 +16,7 @@ class Sizes(NamedTuple):
 
     cost_rounds: int
     bursts: int              # per round, of each of bare %, the NullHandler and the handler
-    burst: int               # records in a burst; must leave fastlog's ring half empty
+    burst: int               # records in a burst, which must leave fastlog's ring half empty
     paced_rounds: int
     asleep_rounds: int       # paced rounds of a program that sleeps between records
     seconds: float           # duration of a paced workload
