@@ -27,8 +27,8 @@ from support.journald import Journald, find_journald as find_journald
 # The number of a record, and the number of the thread that logged it.
 RECORD = re.compile(r"call some_func (\d+) from w(\d+)")
 
-# The configuration of fastlog._daemons.rsyslogd, changed to parse RFC 5424. imuxsock's special parser
-# only knows the format of the C library's syslog(3).
+# The configuration of fastlog._daemons.rsyslogd, changed to parse RFC 5424. The special parser of
+# imuxsock only knows the format of the C library's syslog(3).
 _RFC5424 = """\
 global(workDirectory="{directory}" maxMessageSize="{max_message_size}")
 module(load="imuxsock" SysSock.Use="off")
