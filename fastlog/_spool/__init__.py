@@ -1,1 +1,1 @@
-"""Spool files. No record passes through here."""
+"""Spool files. Nothing in this package is on the data path of a record."""

@@ -1,6 +1,6 @@
-"""What the spools of earlier processes hold: found beside ours, told of, sent.
+"""Orphaned spools: spools of processes that have ended, which are found, reported and sent.
 
-Nothing here is on the way of a record.
+Nothing in this file is on the data path of a record.
 """
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import time
 
 from fastlog._spool.file import Spool
 
-TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
+TYPE_CHECKING = False  # importing typing takes as long as importing all of fastlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastlog._core import Engine
 
-_TOGETHER = 16        # files that are sent at a time
+_ENGINES_MAX = 16        # spools that are sent at the same time
 
 
 def siblings(base: str | os.PathLike[str]) -> list[str]:
-    """The spools of forked children beside this one, and those set aside."""
+    """Return the paths of the spools beside this one: of forked children, and renamed ones."""
     directory, name = os.path.split(os.path.abspath(os.fsdecode(base)))
-    pattern = re.compile(re.escape(name) + r"(\.\d+){1,4}")     # a child's, set aside: 3 or 4
+    # Child: PATH.PID or PATH.PID.N. Renamed because it was not compatible: .PID.CAPACITY appended.
+    pattern = re.compile(re.escape(name) + r"(\.\d+){1,4}")
     try:
         names = os.listdir(directory)
     except OSError:
         return []
-    return [os.path.join(directory, each) for each in sorted(names) if pattern.fullmatch(each)]
+    return [os.path.join(directory, entry) for entry in sorted(names) if pattern.fullmatch(entry)]
 
 
 class OrphanedSpools:
-    """Spools of processes that are gone, each with an engine that sends what is in it.
+    """The orphaned spools beside a handler's spool, each with an engine that sends its records.
 
-    spool: beside which they are. make_engine: called with a Spool. warn: called with a line
-        for the user.
+    spool: the handler's spool. make_engine: makes an Engine for a Spool. warn: prints a line for
+        the user.
     """
 
     def __init__(self, spool: Spool, make_engine: Callable[[Spool], Engine],
@@ -45,44 +46,49 @@ class OrphanedSpools:
         self._make_engine = make_engine
         self._warn = warn
         self._base = spool.base
-        self._paths = siblings(spool.base)[::-1]  # that were not looked at yet, the last first
+        self._remaining_paths = siblings(spool.base)[::-1]  # not opened yet, the next one last
         self._engines: list[tuple[Spool, Engine]] = []
         self._start_next()
 
     def _start_next(self) -> None:
-        """Not with all at once: each takes a thread and three descriptors."""
-        while len(self._engines) < _TOGETHER:
+        """Start engines up to _ENGINES_MAX, as each uses a thread and three descriptors."""
+        while len(self._engines) < _ENGINES_MAX:
             try:
-                path = self._paths.pop()
+                path = self._remaining_paths.pop()
             except IndexError:
                 return
             try:
-                self._send(path)
+                self._start_one(path)
             except (BlockingIOError, FileNotFoundError):  # in use, or just removed
                 continue
             except OSError as error:
                 self._warn(explain(path, error))
 
-    def _send(self, path: str) -> None:
+    def _start_one(self, path: str) -> None:
+        """Report the records in a spool, and send them if they have the same destination."""
         spool = Spool.open_existing(path)
         if not spool.capacity:
             spool.remove()
             return
         engine = self._make_engine(spool)
-        ours = spool.destination == self._destination
-        told = describe(engine)
-        if told:
-            self._warn(f"{told} in {path}" + (
-                "" if ours else f", for another destination: `fastlog recover {path}` sends them"))
+        is_same_destination = spool.destination == self._destination
+        contents = describe(engine)
+        if contents:
+            self._warn(f"{contents} in {path}" + (
+                "" if is_same_destination
+                else f", for another destination. Run `fastlog recover {path}` to send them"))
         if not engine.recovered()[0]:
             spool.remove()
-        elif ours:
+        elif is_same_destination:
             engine.start()
             self._engines.append((spool, engine))
 
     def finish(self, timeout: float) -> bool:
-        """Flush, `timeout` seconds in all; what is empty is removed. Whether all is."""
-        if os.getpid() != self._process:       # they are the parent's
+        """Send all records within `timeout` seconds and remove the empty files.
+
+        Return whether all files are empty.
+        """
+        if os.getpid() != self._process:       # the orphaned spools belong to the parent
             return True
         deadline = time.monotonic() + timeout
         while (first := next(iter(self._engines), None)) is not None:
@@ -93,19 +99,19 @@ class OrphanedSpools:
         return True
 
     def close(self, timeout: float) -> None:
-        """Flush, and leave to others what is left."""
+        """Send records for `timeout` seconds. Leave the rest in the files for other processes."""
         if self.finish(timeout):
             return
-        for each in list(self._engines):
-            self._close_one(each)
-        if self._paths:
-            self._warn(f"{len(self._paths)} more files of earlier processes beside {self._base} "
-                       "were not sent")
+        for entry in list(self._engines):
+            self._close_one(entry)
+        if self._remaining_paths:
+            self._warn(f"{len(self._remaining_paths)} more files of earlier processes beside "
+                       f"{self._base} were not sent")
 
-    def _close_one(self, one: tuple[Spool, Engine]) -> None:
-        with contextlib.suppress(ValueError):  # another thread was first
-            self._engines.remove(one)
-        spool, engine = one
+    def _close_one(self, entry: tuple[Spool, Engine]) -> None:
+        with contextlib.suppress(ValueError):  # another thread has removed it
+            self._engines.remove(entry)
+        spool, engine = entry
         pending = engine.close(0.0)
         if pending:
             self._warn(f"{pending} records of an earlier process were not delivered; they are "
@@ -113,19 +119,22 @@ class OrphanedSpools:
 
 
 def explain(path: str, error: OSError) -> str:
-    """What was wrong with a file."""
-    said = str(error.strerror)
-    return said if path in said else f"{path}: {said}"
+    """Return the reason why a file could not be used, with its path."""
+    reason = str(error.strerror)
+    return reason if path in reason else f"{path}: {reason}"
 
 
 def describe(engine: Engine) -> str:
-    """What an engine found in its spool, "" for nothing."""
+    """Return a description of the records that an engine recovered from its spool.
+
+    The description is empty if the spool was.
+    """
     records, unfinished, damaged = engine.recovered()
     parts = []
     if records:
         parts.append(f"{records} records of an earlier process")
     if unfinished:
-        parts.append(f"{unfinished} that it did not finish, which are left out")
+        parts.append(f"{unfinished} unfinished records (skipped)")
     if damaged:
-        parts.append(f"{damaged} bytes of damage, which are left out")
+        parts.append(f"{damaged} damaged bytes (skipped)")
     return ", ".join(parts)

@@ -387,7 +387,7 @@ log.info(text)
 """)
     assert sink.take(5) == [b"<14>%d\0" % i for i in range(5)]
     done = recover(spool)
-    assert done.stdout == (f"{spool}: 1 that it did not finish, which are left out\n"), done
+    assert done.stdout == (f"{spool}: 1 unfinished records (skipped)\n"), done
     assert sink.is_empty() and not spool.exists()
 
 

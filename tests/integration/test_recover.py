@@ -225,8 +225,8 @@ def test_next_handler_writes_otherwise(make_orphaned_spool, recover, make_handle
     handler = make_handler(sink.path, spool=spool, capacity=1 << 16, socktype=socket.SOCK_STREAM)
     said = capsys.readouterr().err
     aside, = spool.parent.glob("spool.*")
-    assert said == (f"fastlog: 1 records of an earlier process in {aside}, for another destination:"
-                    f" `fastlog recover {aside}` sends them\n")
+    assert said == (f"fastlog: 1 records of an earlier process in {aside}, for another destination."
+                    f" Run `fastlog recover {aside}` to send them\n")
     assert handler.flush()
     assert recover(aside).returncode == 0 and sink.take(1) == records("a\nb")
     assert not aside.exists()

@@ -255,8 +255,8 @@ def test_left_for_another_destination(make_orphaned_spool, recover, make_handler
     make_orphaned_spool("ours", path=f"{spool}.78")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
-    assert (f"1 records of an earlier process in {spool}.77, for another destination: `fastlog "
-            f"recover {spool}.77` sends them\n") in capsys.readouterr().err
+    assert (f"1 records of an earlier process in {spool}.77, for another destination. Run "
+            f"`fastlog recover {spool}.77` to send them\n") in capsys.readouterr().err
     assert sink.take_one() == b"<14>ours\0"
     handler.close()
     assert sink.is_empty() and sorted(os.listdir(directory)) == ["log", "spool.77"]

@@ -82,7 +82,7 @@ def test_unfinished_record_is_left_out(make_orphaned_spool, recover, make_sink, 
         file.write(bytes(16))                                 # the second: claimed, no more
     done = recover(spool, "--dry-run")
     assert done.stdout.splitlines() == [
-        f"{spool}: 1 records of an earlier process, 1 that it did not finish, which are left out",
+        f"{spool}: 1 records of an earlier process, 1 unfinished records (skipped)",
         "  <14>2"]
     sink = make_sink()
     assert recover(spool).returncode == 0

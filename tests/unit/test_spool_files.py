@@ -30,9 +30,9 @@ def test_symbolic_link(make_handler, directory, spool):
 @pytest.mark.parametrize("make, why", [
     (lambda path: path.mkdir(), "is not a regular file"),
     (lambda path: os.mkfifo(path), "is not a regular file"),
-    (lambda path: path.write_bytes(b"precious" * 100), "is another file, which is left as it is"),
-    (lambda path: path.write_bytes(b"x"), "is another file, which is left as it is"),
-    (lambda path: path.write_bytes(random.Random(0).randbytes(PAGE + CAPACITY)), "is another file"),
+    (lambda path: path.write_bytes(b"precious" * 100), "is a file of another kind, which was left unchanged"),
+    (lambda path: path.write_bytes(b"x"), "is a file of another kind, which was left unchanged"),
+    (lambda path: path.write_bytes(random.Random(0).randbytes(PAGE + CAPACITY)), "is a file of another kind"),
 ], ids=["directory", "fifo", "text", "short", "random"])
 def test_something_else_is_there(make_handler, spool, make, why):
     make(spool)
@@ -69,8 +69,8 @@ def test_another_format(make_orphaned_spool, make_handler, spool, version):
         file.seek(8)
         file.write(struct.pack("I", version))
     before = spool.read_bytes()
-    refused(make_handler, spool, errno.EINVAL, f"has format {version}, and this version of "
-                                               "fastlog knows 1")
+    refused(make_handler, spool, errno.EINVAL, f"has format {version}, but this version of "
+                                               "fastlog reads format 1")
     assert spool.read_bytes() == before
 
 
@@ -91,7 +91,7 @@ try:
     fastlog.SysLogHandler("/dev/log", spool=path)
 except OSError as error:
     assert error.errno == errno.ENOSPC and path in str(error), error
-    assert "cannot be made with" in str(error)
+    assert "cannot be created with" in str(error)
 else:
     raise AssertionError("no error")
 assert os.listdir(sys.argv[1]) == []
