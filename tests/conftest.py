@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.daemons import Rsyslogd
 from support.journald import Journald, find_journald
 
 import fastlog
-from fastlog._daemons.rsyslogd import Rsyslogd, find_rsyslogd
+from fastlog._daemons.rsyslogd import find_rsyslogd
 
 TIMEOUT = 30  # seconds; how long a test waits for something that must come
 

@@ -1,11 +1,10 @@
-"""What the private daemons have in common: they are started, stalled and ended."""
+"""The base class of the private daemons: starting and stopping a process."""
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,22 +13,28 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
-    """Return as soon as the condition holds; TimeoutError after `timeout` seconds."""
+def wait_until(condition: Callable[[], bool], timeout: float, goal: str) -> None:
+    """Return as soon as the condition holds.
+
+    goal: describes the condition in the TimeoutError that is raised after `timeout` seconds.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout} s for {what}")
+            raise TimeoutError(f"waited {timeout} s for {goal}")
         time.sleep(0.005)
 
 
 def own_environment() -> dict[str, str]:
-    """A daemon's: without a library that was put into this Python, as a sanitizer's is."""
+    """Return the environment for a daemon, without LD_PRELOAD.
+
+    A sanitizer that is preloaded into this Python must not be loaded into the daemon.
+    """
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
 class Daemon:
-    """A daemon's process, as a context manager. A subclass has start()."""
+    """The process of a daemon, as a context manager. Subclasses implement start()."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,29 +57,14 @@ class Daemon:
         return self.process.pid
 
     def stop(self) -> None:
-        """Let it write what it has taken in, and end. Harmless if it does not run."""
+        """Stop the daemon after it has written what it received. Do nothing if it does not run."""
         self._end(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End it at once; what it has taken in and not written is lost."""
-        self._end(signal.SIGKILL)
-
     def _end(self, signum: int) -> None:
+        """Send a signal that ends the process, and wait until it has ended."""
         if self.process is None:
             return
-        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)    # a stopped process handles no SIGTERM
         self.process.send_signal(signum)
         self.process.wait(30)
         self.process = None
-
-    def pause(self) -> None:
-        """Stop it, as a debugger would; returns when it has stopped."""
-        os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: self._state() == "T", 10, f"{self.name} to stop")
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def _state(self) -> str:
-        stat = Path(f"/proc/{self.pid}/stat").read_text()
-        return stat.rpartition(") ")[2][0]  # proc(5): the state follows the command's name

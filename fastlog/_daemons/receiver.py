@@ -1,4 +1,4 @@
-"""A stand-in for rsyslogd where none is installed: writes each datagram as a line to a file.
+"""A substitute for rsyslogd where it is not installed. It writes each datagram to a file as a line.
 
 It runs in a process of its own, as a daemon does: `python receiver.py SOCKET FILE`.
 """
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import os
 
 
-def receive(path: str, file: str) -> None:
-    """Write the text behind `<PRI>TAG: ` of each datagram to the file, until terminated."""
+def receive(socket_path: str, file: str) -> None:
+    """Write the text after `<PRI>TAG: ` of each datagram to the file, until terminated."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    listener.bind(path)
+    listener.bind(socket_path)
     print("listening", flush=True)
     header = re.compile(rb"<\d+>(?:\w+: )?")
     with open(file, "wb", buffering=0) as output:
@@ -28,7 +28,10 @@ def receive(path: str, file: str) -> None:
 
 
 class Receiver:
-    """The process as a context manager; `socket` and `server_log` as those of Rsyslogd."""
+    """The receiver's process as a context manager.
+
+    Attributes: the paths `socket` and `server_log`, as in Rsyslogd.
+    """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.socket = str(Path(directory) / "log")

@@ -1,4 +1,4 @@
-"""A private rsyslogd: its own socket, configuration and log files in a directory of its own."""
+"""A private rsyslogd, with its socket, configuration and log files in one directory."""
 from __future__ import annotations
 
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fastlog._daemons.daemon import Daemon, own_environment, wait_until
 
-# The routing that many services use: one facility and tag go to a file of
-# their own, everything else to the common file.
+# The routing that many services use: one facility and tag have a file of
+# their own, and everything else is written to the common file.
 _CONFIGURATION = """\
 global(workDirectory="{directory}" maxMessageSize="{max_message_size}")
 module(load="imuxsock" SysSock.Use="off")
@@ -25,20 +25,24 @@ action(type="omfile" file="{rest_log}")
 
 
 def find_rsyslogd() -> str | None:
-    """The path of rsyslogd, which lives outside an ordinary user's PATH; None: not installed."""
+    """Return the path of rsyslogd, or None if it is not installed.
+
+    The PATH of ordinary users does not contain its directory.
+    """
     return shutil.which("rsyslogd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 class Rsyslogd(Daemon):
     """rsyslogd as a context manager.
 
-    directory: an existing directory for everything it needs and writes; short,
-        since a socket's path is at most 107 bytes.
-    max_message_size: rsyslog's maxMessageSize; longer messages are cut there.
-    configuration: its rsyslog.conf, a format string as the one above.
+    directory: an existing directory for the socket and all files. Its path must be short, because
+        the path of a socket has at most 107 bytes.
+    max_message_size: rsyslog's maxMessageSize. rsyslogd truncates longer messages.
+    configuration: the contents of rsyslog.conf, a format string with the same fields as
+        _CONFIGURATION.
 
-    Attributes: `socket`, `server_log` (facility local0 and tag ServerLog) and
-    `rest_log` (all other records), all paths.
+    Attributes: the paths `socket`, `server_log` (facility local0 with tag ServerLog) and
+    `rest_log` (all other records).
     """
 
     def __init__(self, directory: str | os.PathLike[str], max_message_size: str = "8k",
@@ -76,18 +80,9 @@ class Rsyslogd(Daemon):
                 return False
             return True
 
-    def server_lines(self) -> list[str]:
-        """The lines written to `server_log` so far."""
-        return self.server_log.read_text().splitlines() if self.server_log.exists() else []
-
-    def wait_for_lines(self, count: int, timeout: float = 60) -> None:
-        """Wait until `server_log` has at least `count` lines."""
-        seen = LineCount(self.server_log)
-        wait_until(lambda: seen.update() >= count, timeout, f"{count} lines in {self.server_log}")
-
 
 class LineCount:
-    """Counts the lines of a growing file, reading each byte once."""
+    """Count the lines of a growing file, reading each byte once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,6 +90,7 @@ class LineCount:
         self.lines = 0
 
     def update(self) -> int:
+        """Return the number of lines, including those written since the last call."""
         if self.path.exists():
             with open(self.path, "rb") as file:
                 file.seek(self.offset)

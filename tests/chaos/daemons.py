@@ -11,7 +11,10 @@ from pathlib import Path
 
 import receiver
 
-from fastlog._daemons.rsyslogd import Rsyslogd, wait_until
+from fastlog._daemons.rsyslogd import wait_until
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.daemons import Rsyslogd
 
 #: Datagrams that the kernel keeps for a socket, and loses with it: unix(7), max_dgram_qlen.
 QUEUE = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fastlog._daemons.daemon import Daemon, own_environment, wait_until
+from fastlog._daemons.daemon import own_environment, wait_until
+from support.daemons import ControlledDaemon
 
 # Holds the namespace, so that a daemon that was killed can be started again in it.
 _HOLD = """\
@@ -30,7 +31,7 @@ def find_journald() -> str | None:
     return shutil.which("systemd-journald", path="/lib/systemd:/usr/lib/systemd")
 
 
-class Journald(Daemon):
+class Journald(ControlledDaemon):
     """systemd-journald as a context manager, without rate limit. The machine's is not touched.
 
     directory: where its output goes. Raises PermissionError where such a namespace is not allowed.

@@ -17,8 +17,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.daemons import Rsyslogd
 
-from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd, wait_until
+from fastlog._daemons.rsyslogd import LineCount, find_rsyslogd, wait_until
 
 TIMEOUT = 40  # seconds; how long a test waits for something that must come
 WINDOW = 128  # librelp's default: so many records are sent ahead of their acknowledgements
