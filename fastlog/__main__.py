@@ -1,4 +1,4 @@
-"""python -m fastlog: the commands of fastlog."""
+"""Run the fastlog commands: python -m fastlog."""
 from __future__ import annotations
 
 import argparse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="fastlog", description="Logging to syslog that never waits for the daemon.")
     parser.add_argument("--version", action="version", version=f"fastlog {fastlog.__version__}")
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:       # `fastlog doctor | head`: who reads has read enough
-        # The interpreter flushes once more at its end: Python's documentation of SIGPIPE.
+    except BrokenPipeError:       # the reader has closed the pipe, as in `fastlog doctor | head`
+        # The interpreter flushes stdout again at exit. Python's documentation of SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""python -m fastlog bench: what a logging call costs on this machine, checked at the sink."""
+"""python -m fastlog bench: measure the cost of a logging call and check what arrives."""
 from __future__ import annotations
 
 import argparse
@@ -23,13 +23,13 @@ import fastlog
 from fastlog._daemons.daemon import wait_until
 from fastlog._daemons.receiver import Receiver
 from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
-from fastlog.cli import positive
+from fastlog.cli.arguments import positive
 from fastlog.cli.measure import percentile
 
 if TYPE_CHECKING:
     from typing import Any
 
-#: What is timed: a logger's `info`, or what stands in its place.
+#: The function that is timed: a logger's `info` or a substitute for it.
 Info = Callable[[str, int, str], object]
 Daemon = Rsyslogd | Receiver
 
@@ -37,31 +37,36 @@ MESSAGE = "call some_func %d from %s"
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 NUMBER = re.compile(r"call some_func (\d+) from ")
 
-_ROUNDS = 5  # in which the handlers take turns, so that the machine's moods hit all alike
-_BURST = 2_000  # records; the ring takes them even if the daemon takes none
-_PATIENCE = 10.0  # seconds for the daemon to write what was logged
+# The handlers take turns in each round, so that fluctuations of the machine affect all of them.
+_ROUNDS = 5
+_BURST = 2_000  # records, which fit in the ring even if the daemon accepts none
+_TIMEOUT = 10.0  # seconds for the daemon to write the records that were logged
 _PERCENTS = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 _STDLIB = "logging.handlers.SysLogHandler"
 _PERCENT = "msg % args"
 
-# --- the clocks, which bench/ uses, too ----------------------------------------------------------
+# --- timing, which bench/ also uses ---------------------------------------------------------------
 
 
 class Times(NamedTuple):
-    """Of each call, in ns."""
+    """The times of each call in ns."""
 
-    response: array[int]  # from the moment it was due
-    service: array[int]   # from the moment it began
+    response: array[int]  # from the time when the call was due to its end
+    service: array[int]   # from the start of the call to its end
 
 
-def time_open_loop(info: Info, message: str, who: str, count: int, rate: float, *,
+def time_open_loop(info: Info, message: str, label: str, count: int, rate: float, *,
                    asleep: bool, first: int = 0) -> Times:
-    """`count` calls, due each 1/rate seconds whatever the one before took.
+    """Make `count` calls, one due every 1/rate seconds regardless of how long the others took.
 
-    A call that comes late because another was slow counts from when it was due:
-    that is what a user waits for, and what a closed loop leaves out
-    ("coordinated omission"). asleep: what the program does until a call is due:
-    sleep, as one that waits for requests, or compute, as one at work.
+    The arguments of the message are a number, counted from `first`, and the label.
+
+    The response time of a call that starts late because another call was slow counts from the
+    time when it was due. A user has to wait for that long, and a closed loop does not measure it
+    ("coordinated omission").
+
+    asleep: what the process does until a call is due. True: it sleeps, like a service that waits
+        for requests. False: it computes, like a busy service.
     """
     times = Times(array("q", bytes(8 * count)), array("q", bytes(8 * count)))
     clock, sleep = time.perf_counter_ns, time.sleep
@@ -71,31 +76,31 @@ def time_open_loop(info: Info, message: str, who: str, count: int, rate: float, 
         while (begin := clock()) < due:
             if asleep:
                 sleep((due - begin) / 1e9)
-        info(message, first + i, who)
+        info(message, first + i, label)
         end = clock()
         times.response[i] = end - due
         times.service[i] = end - begin
     return times
 
 
-def time_tight(info: Info, message: str, who: str, count: int, first: int = 0) -> int:
-    """The ns that `count` calls take without a pause."""
+def time_tight(info: Info, message: str, label: str, count: int, first: int = 0) -> int:
+    """Make `count` calls without a pause and return the total time in ns."""
     start = time.perf_counter_ns()
     for i in range(first, first + count):
-        info(message, i, who)
+        info(message, i, label)
     return time.perf_counter_ns() - start
 
 
-def time_percent(message: str, who: str, count: int) -> int:
-    """The same for `message % args` alone: what any logging call has to do."""
+def time_percent(message: str, label: str, count: int) -> int:
+    """Time `message % args`, which every logging call includes. Return the total time in ns."""
     start = time.perf_counter_ns()
     for i in range(count):
-        message % (i, who)
+        message % (i, label)
     return time.perf_counter_ns() - start
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """Return the properties of the machine that the results depend on."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
     release = re.match(r"[\d.]+", platform.release())
@@ -121,21 +126,21 @@ def machine() -> dict[str, str]:
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "bench", help="measure what a logging call costs on this machine",
-        description="Compares the standard library's SysLogHandler with fastlog, in front of a "
-                    "private rsyslogd (or, without one, a small receiver), and checks that all "
-                    "records arrive. Best on a machine that does nothing else. Touches nothing of "
-                    "the machine's own syslog.")
+        "bench", help="measure the cost of a logging call on this machine",
+        description="Compare fastlog with the standard library's SysLogHandler. Both log to a "
+                    "private rsyslogd, or to a small receiver if rsyslogd is not installed. The "
+                    "command checks that all records arrive. It does not touch the machine's "
+                    "syslog. Run it on an otherwise idle machine.")
     parser.add_argument("--rate", type=positive(float), default=10_000, metavar="N",
-                        help="records a second of the paced part (default: %(default)s)")
+                        help="records per second in the fixed-rate part (default: %(default)s)")
     parser.add_argument("--seconds", type=positive(float), default=2.0, metavar="S",
-                        help="of the paced part, for each handler (default: %(default)s)")
+                        help="duration of that part for each handler (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0 if every record arrived, in order, else 1."""
+    """Run the command. Return 0 if every record arrived and in order, else 1."""
     with contextlib.ExitStack() as stack:
         subjects = [make(stack) for make in _SUBJECTS]
         for _ in range(_ROUNDS):
@@ -144,54 +149,57 @@ def run(options: argparse.Namespace) -> int:
             for subject in subjects:
                 subject.run_paced(max(1, int(options.rate * options.seconds / _ROUNDS)),
                                   options.rate)
-        complete = all([subject.check() for subject in subjects])  # all are checked
+        complete = all([subject.check() for subject in subjects])  # a list: check every subject
         facts = _summarize(subjects, options)
     print(json.dumps(facts, indent=1) if options.json else _table(facts))
     return 0 if complete else 1
 
 
 class _Subject:
-    """A handler with a daemon of its own, and what was measured of it."""
+    """A handler with a daemon of its own, and its measurements."""
 
     def __init__(self, name: str, info: Info, daemon: Daemon | None = None,
                  handler: logging.Handler | None = None) -> None:
         self.name, self.info, self.daemon, self.handler = name, info, daemon, handler
-        self.tight: list[float] = []  # ns a call, of each burst
+        self.tight: list[float] = []  # ns per call, one value per burst
         self.response: array[int] = array("q")
         self.service: array[int] = array("q")
         self.logged = 0
         self.arrived: int | None = None
         self.in_order: bool | None = None
         self.lines = LineCount(daemon.server_log) if daemon else None
-        time_tight(info, MESSAGE, "bench", 10)  # connect, start the thread
-        self._settle(10)
+        time_tight(info, MESSAGE, "bench", 10)  # connects, and starts the writer thread
+        self._wait_for_daemon(10)
 
     def run_tight(self) -> None:
         if self.name == _PERCENT:
-            took = time_percent(MESSAGE, "bench", _BURST)
+            duration = time_percent(MESSAGE, "bench", _BURST)
         else:
-            took = time_tight(self.info, MESSAGE, "bench", _BURST, self.logged)
-        self.tight.append(took / _BURST)
-        self._settle(_BURST)
+            duration = time_tight(self.info, MESSAGE, "bench", _BURST, self.logged)
+        self.tight.append(duration / _BURST)
+        self._wait_for_daemon(_BURST)
 
     def run_paced(self, count: int, rate: float) -> None:
         times = time_open_loop(self.info, MESSAGE, "bench", count, rate, asleep=False,
                                first=self.logged)
         self.response += times.response
         self.service += times.service
-        self._settle(count)
+        self._wait_for_daemon(count)
 
-    def _settle(self, count: int) -> None:
-        """Wait until the daemon has written what was logged: the next subject has the machine."""
+    def _wait_for_daemon(self, count: int) -> None:
+        """Wait until the daemon has written `count` more records.
+
+        The next subject then has the machine to itself.
+        """
         self.logged += count
         lines = self.lines
         if lines is not None and self.handler is not None:
             self.handler.flush()
-            with contextlib.suppress(TimeoutError):  # check() says what is missing
-                wait_until(lambda: lines.update() >= self.logged, _PATIENCE, "the daemon")
+            with contextlib.suppress(TimeoutError):  # check() finds missing records
+                wait_until(lambda: lines.update() >= self.logged, _TIMEOUT, "the daemon")
 
     def check(self) -> bool:
-        """Whether each record is in the daemon's file, once, in order."""
+        """Return whether the daemon's file contains each record once, in order."""
         if self.daemon is None or self.handler is None:
             return True
         self.handler.close()
@@ -202,7 +210,7 @@ class _Subject:
 
 
 def _make_percent(stack: contextlib.ExitStack) -> _Subject:
-    return _Subject(_PERCENT, lambda message, i, who: message % (i, who))
+    return _Subject(_PERCENT, lambda message, i, label: message % (i, label))
 
 
 def _make_null(stack: contextlib.ExitStack) -> _Subject:
@@ -214,7 +222,7 @@ def _make_null(stack: contextlib.ExitStack) -> _Subject:
 def _make(name: str, logger_class: type[logging.Logger],
           handler_class: type[logging.handlers.SysLogHandler],
           stack: contextlib.ExitStack) -> _Subject:
-    # A short name: a socket's path is at most 107 bytes.
+    # A short prefix, because the path of a socket has at most 107 bytes.
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-"))
     daemon: Daemon = Rsyslogd(directory) if find_rsyslogd() else Receiver(directory)
     stack.enter_context(daemon)
@@ -244,7 +252,7 @@ def _summarize(subjects: list[_Subject], options: argparse.Namespace) -> dict[st
             **{name: percentile(subject.response, p) / 1000 for name, p in _PERCENTS.items()},
             "service p50": percentile(subject.service, 50) / 1000,
             "stdlib / this, tight": statistics.median(
-                theirs / ours for theirs, ours in zip(stdlib.tight, subject.tight, strict=True)),
+                other / this for other, this in zip(stdlib.tight, subject.tight, strict=True)),
             "stdlib / this, p50": percentile(stdlib.service, 50) / percentile(subject.service, 50),
             "logged": subject.logged, "arrived": subject.arrived, "in order": subject.in_order,
         } for subject in subjects},
@@ -255,15 +263,16 @@ def _table(facts: dict[str, Any]) -> str:
     width = max(map(len, facts["handlers"]))
     columns = ("tight", *_PERCENTS, "stdlib / this, tight", "stdlib / this, p50")
     lines = [
-        f"A log.info call in µs: in a tight loop, and at {facts['rate']:,.0f} records/s, from the "
-        "moment it was due.",
-        "x: the standard library's handler / this one, in a tight loop and of the paced p50.", "",
+        f"Time per log.info call in µs, in a tight loop and at {facts['rate']:,.0f} records/s.",
+        "p50 to max are measured at that rate, from the time when a call was due.",
+        "x tight, x p50: time of the standard library's handler divided by the time of this one.",
+        "",
         " " * width + "".join(f"{name:>9}" for name in ("tight", *_PERCENTS, "x tight", "x p50"))
-        + "  at the sink"]
+        + "  arrived"]
     for name, row in facts["handlers"].items():
         arrived = "" if row["arrived"] is None else (
-            f"  {row['arrived']:,} of {row['logged']:,}, order "
-            + ("kept" if row["in order"] else "NOT kept"))
+            f"  {row['arrived']:,} of {row['logged']:,}, "
+            + ("in order" if row["in order"] else "OUT OF ORDER"))
         lines.append(f"{name:{width}}" + "".join(f"{row[key]:9.2f}" for key in columns) + arrived)
-    where = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
-    return "\n".join([*lines, "", f"{where}."])
+    properties = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
+    return "\n".join([*lines, "", f"{properties}."])

@@ -1,4 +1,4 @@
-"""python -m fastlog demo: log at full speed through a real rsyslogd, and show what arrived."""
+"""python -m fastlog demo: log at full speed through a real rsyslogd and show what arrived."""
 from __future__ import annotations
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import fastlog
 from fastlog._daemons.receiver import Receiver
 from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
-from fastlog.cli import positive
+from fastlog.cli.arguments import positive
 from fastlog.cli.measure import percentile, time_paced
 
 if TYPE_CHECKING:
@@ -22,25 +22,27 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-_PACED_RATE = 10_000  # records a second
-_SEGMENTS = 5  # of each handler in turn, so that the machine's moods hit both alike
+_PACED_RATE = 10_000  # records per second
+# The handlers take turns, so that fluctuations of the machine affect both. Segments per handler.
+_SEGMENTS = 5
+_STALL_TIMEOUT = 10.0  # seconds without a new record after which the demo gives up
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "demo", help="log at full speed through rsyslogd and show what arrived",
-        description="Starts a private rsyslogd (or, without one, a small receiver), logs to it "
-                    "from several threads and checks the file it writes. Touches nothing of the "
-                    "machine's own syslog.")
+        description="Start a private rsyslogd, or a small receiver if rsyslogd is not installed. "
+                    "Log to it from several threads and check the file that it writes. The "
+                    "command does not touch the machine's syslog.")
     parser.add_argument("--records", type=positive(int), default=200_000, metavar="N",
-                        help="records to log in all (default: %(default)s)")
+                        help="total number of records to log (default: %(default)s)")
     parser.add_argument("--threads", type=positive(int), default=4, metavar="N",
-                        help="threads that log (default: %(default)s)")
+                        help="number of threads that log (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0 if every record arrived, in order, else 1."""
+    """Run the command. Return 0 if every record arrived and in order, else 1."""
     with tempfile.TemporaryDirectory(prefix="fastlog-") as directory, _start(directory) as daemon:
         complete = _log_and_show(daemon, options.threads, options.records)
         _compare(daemon, min(options.records, 20_000))
@@ -50,14 +52,15 @@ def run(options: argparse.Namespace) -> int:
 def _start(directory: str) -> Rsyslogd | Receiver:
     program = find_rsyslogd()
     if program is None:
-        print("rsyslogd is not installed: a small receiver takes its place")
+        print("rsyslogd is not installed. A small receiver takes its place.")
         return Receiver(directory)
-    print(f"A private {program}: facility local0 and tag ServerLog go to\na file of their own.")
+    print(f"Logging to a private {program}, which writes facility local0 with\n"
+          "tag ServerLog to a separate file.")
     return Rsyslogd(directory)
 
 
 def _configure(name: str, class_name: str, address: str) -> logging.Logger:
-    """A logger set up as programs do it: by dictConfig."""
+    """Return a logger that is configured by dictConfig, as in most programs."""
     logging.config.dictConfig({
         "version": 1,
         "disable_existing_loggers": False,
@@ -77,71 +80,80 @@ def _log_and_show(daemon: Rsyslogd | Receiver, threads: int, records: int) -> bo
     assert isinstance(handler, fastlog.SysLogHandler)
     shares = [records // threads + (n < records % threads) for n in range(threads)]
 
-    def work(thread: int) -> None:
+    def log_share(thread: int) -> None:
         for i in range(shares[thread]):
             logger.info("thread %d record %d", thread, i)
 
     arrived = LineCount(daemon.server_log)
     start = time.perf_counter()
-    workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+    workers = [threading.Thread(target=log_share, args=(n,)) for n in range(threads)]
     for worker in workers:
         worker.start()
     _show_progress(lambda: handler.stats().submitted, arrived, records)
     for worker in workers:
         worker.join()
-    took = time.perf_counter() - start
+    duration = time.perf_counter() - start
     handler.close()
 
     lines = daemon.server_log.read_text().splitlines()
     problem = _check(lines, shares)
     print(f"{len(lines):,} of {records:,} records from {threads} threads are in the file")
-    print(f"    after {took:.2f} s: {records / took:,.0f} records/s")
-    print(f"    order of each thread: {problem or 'kept'}")
+    print(f"    after {duration:.2f} s ({records / duration:,.0f} records/s)")
+    print(f"    problem: {problem}" if problem else "    order within each thread: correct")
     stats = handler.stats()
-    print("The handler's counters:")
+    print("Counters of the handler:")
     print(f"    submitted {stats.submitted:,} = accepted {stats.accepted:,} "
           f"+ dropped {stats.dropped:,}")
     print(f"    accepted {stats.accepted:,} = sent {stats.sent:,} + discarded {stats.discarded:,} "
           f"+ pending {stats.pending:,}")
-    print(f"    wake-up calls {stats.wakeups:,}")
-    print("The file's last lines:")
+    print(f"    wakeups {stats.wakeups:,}")
+    print("Last lines of the file:")
     for line in lines[-3:]:
         print(f"    {line}")
     return problem is None
 
 
 def _show_progress(submitted: Callable[[], int], arrived: LineCount, records: int) -> None:
-    """A line with the records logged and arrived, until all are there or nothing moves."""
+    """Show how many records were logged and arrived, until all have arrived or none arrives.
+
+    Without a terminal, only wait.
+    """
     interactive = sys.stdout.isatty()
-    seen, deadline = -1, time.monotonic() + 10
-    while seen < records and time.monotonic() < deadline:
+    count, deadline = -1, time.monotonic() + _STALL_TIMEOUT
+    while count < records and time.monotonic() < deadline:
         time.sleep(0.1 if interactive else 0.01)
-        before, seen = seen, arrived.update()
-        if seen > before:
-            deadline = time.monotonic() + 10
+        previous, count = count, arrived.update()
+        if count > previous:
+            deadline = time.monotonic() + _STALL_TIMEOUT
         if interactive:
-            bar = "#" * (40 * seen // records)
-            print(f"\r[{bar:<40}] logged {submitted():>9,}  arrived {seen:>9,}", end="", flush=True)
+            bar = "#" * (40 * count // records)
+            print(f"\r[{bar:<40}] logged {submitted():>9,}  arrived {count:>9,}", end="",
+                  flush=True)
     if interactive:
         print()
 
 
 def _check(lines: list[str], shares: list[int]) -> str | None:
-    """What is wrong with the lines; None: each thread's records are all there, in order."""
+    """Return a description of the first problem in the lines.
+
+    shares: the number of records that each thread logged.
+
+    None means that all records of each thread arrived, in order.
+    """
     next_record = [0] * len(shares)
     for line in lines:
         words = line.split()
         thread, record = int(words[1]), int(words[3])
         if record != next_record[thread]:
-            return f"thread {thread}: {record} came where {next_record[thread]} was due"
+            return f"thread {thread} has record {record} instead of {next_record[thread]}"
         next_record[thread] += 1
     if next_record != shares:
-        return f"missing: {sum(shares) - sum(next_record)}"
+        return f"{sum(shares) - sum(next_record)} records are missing"
     return None
 
 
 def _compare(daemon: Rsyslogd | Receiver, count: int) -> None:
-    """A line each for the standard library's handler and ours, measured in turns."""
+    """Measure the standard library's handler and fastlog's in turns, and print a line for each."""
     names = ("logging.handlers.SysLogHandler", "fastlog.SysLogHandler")
     loggers = {name: _configure(name, name, daemon.socket) for name in names}
     calls: dict[str, Callable[[int], object]] = {
@@ -154,9 +166,9 @@ def _compare(daemon: Rsyslogd | Receiver, count: int) -> None:
             share = max(1, count // _SEGMENTS)
             durations[name] += time_paced(calls[name], share, _PACED_RATE, asleep=False)
             seconds[name] += _time_tight(calls[name], share, daemon.server_log)
-    print(f"µs for a call, at {_PACED_RATE:,} records/s; and in a tight loop, records/s until all\n"
-          "are in the file:")
-    print(f"  {'':31}{'p50':>8}{'p99':>8}{'p99.9':>9}{'worst':>9}{'records/s':>11}")
+    print(f"Time per call in µs at {_PACED_RATE:,} records/s. Throughput of a tight loop in\n"
+          "records/s, measured until all records are in the file:")
+    print(f"  {'':31}{'p50':>8}{'p99':>8}{'p99.9':>9}{'max':>9}{'records/s':>11}")
     for name in names:
         columns = [percentile(durations[name], p) / 1000 for p in (50, 99, 99.9, 100)]
         print(f"  {name:31}" + "".join(f"{value:{width}.1f}" for value, width
@@ -166,20 +178,20 @@ def _compare(daemon: Rsyslogd | Receiver, count: int) -> None:
 
 
 def _time_tight(call: Callable[[int], object], count: int, file: Path) -> float:
-    """Seconds from the first of `count` calls until the file has all their lines."""
-    _settle(file)
+    """Return the seconds from the first of `count` calls until the file contains all lines."""
+    _wait_until_idle(file)
     arrived = LineCount(file)
-    goal = arrived.update() + count
+    expected = arrived.update() + count
     start = time.perf_counter()
     for i in range(count):
         call(i)
-    while arrived.update() < goal and time.perf_counter() - start < 30:
+    while arrived.update() < expected and time.perf_counter() - start < 30:
         time.sleep(0.001)
     return time.perf_counter() - start
 
 
-def _settle(file: Path) -> None:
-    """Wait until the daemon has written what came before."""
+def _wait_until_idle(file: Path) -> None:
+    """Wait until the file has stopped growing."""
     size = -1
     while size != (size := file.stat().st_size):
         time.sleep(0.1)

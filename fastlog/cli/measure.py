@@ -1,4 +1,4 @@
-"""Timing calls: evenly paced, one by one."""
+"""Time single calls at a fixed rate."""
 from __future__ import annotations
 
 import time
@@ -10,29 +10,29 @@ if TYPE_CHECKING:
 
 def time_paced(call: Callable[[int], object], count: int, rate: float, *,
                asleep: bool) -> list[int]:
-    """The durations in ns of `count` calls, one each 1/rate seconds.
+    """Make `count` calls, one every 1/rate seconds, and return their durations in ns.
 
-    asleep: what the process does in between. True: it sleeps, as a service
-        that waits for requests; each call then begins with cold caches, on
-        a processor that was idle. False: it is busy, as a service at work.
-    Either way the daemon is idle when the call comes: waking it is part of the
-    price of a handler that sends.
+    asleep: what the process does until a call is due. True: it sleeps, like a service that waits
+        for requests. Each call then starts with cold caches on a processor that was idle. False:
+        it computes, like a busy service.
+    In both cases the daemon is idle when a call starts, so the call of a handler that sends
+    includes the cost of waking the daemon.
     """
     durations = []
     start = time.perf_counter()
     for i in range(count):
         due = start + i / rate
-        while (ahead := due - time.perf_counter()) > 0:
+        while (remaining := due - time.perf_counter()) > 0:
             if asleep:
-                time.sleep(ahead)
-        before = time.perf_counter_ns()
+                time.sleep(remaining)
+        begin = time.perf_counter_ns()
         call(i)
-        durations.append(time.perf_counter_ns() - before)
+        durations.append(time.perf_counter_ns() - begin)
     return durations
 
 
 def percentile(durations: Sequence[int], percent: float) -> int:
-    """The smallest duration that `percent` % of all do not exceed (nearest rank)."""
+    """Return the nearest-rank percentile: `percent` % of the durations do not exceed it."""
     ordered = sorted(durations)
     rank = max(1, -(-len(ordered) * percent // 100))
     return ordered[int(rank) - 1]

@@ -1,119 +1,118 @@
-"""python -m fastlog recover: send what processes left in their spools."""
+"""python -m fastlog recover: send the records that terminated processes left in their spools."""
 from __future__ import annotations
 
 import errno
 import io
 import os
 import re
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from fastlog import _validation
 from fastlog._core import Engine
-from fastlog._spool.file import Spool, destination, is_stream
+from fastlog._spool.file import JOURNAL_ENTRY, OCTET_COUNTING, Spool, is_stream
 from fastlog._spool.orphans import describe, explain, siblings
+from fastlog.cli.arguments import parse_address
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import Any
 
-# Framing, in _backend/framing.pxd.
-OCTET_COUNTING = 1
-ENTRY = 3                 # of the journal
-#: Of syslog's sockets, where entries of the journal would be taken for text.
-SYSLOG_NAMES = {os.path.basename(path) for path in _validation.DEFAULT_PATHS}
-#: Of a message that has none: RFC 3164 section 4.3.3.
-NO_PRIORITY = 13
+#: The names of syslog's sockets. A daemon that listens there takes journal entries for text.
+_SYSLOG_NAMES = {os.path.basename(path) for path in _validation.DEFAULT_PATHS}
+#: The priority of a message that has none: RFC 3164 section 4.3.3.
+_DEFAULT_PRIORITY = 13
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "recover", help="send what ended processes left in their spools",
-        description="Sends the records in each spool, and in those of forked children beside it, "
-                    "in order, and removes the files that are then empty. A spool that is in use "
-                    "is left alone. Exit status: 0 if all was sent, else 1.")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="as given to spool=")
+        "recover", help="send the records that terminated processes left in their spools",
+        description="Send the records in each spool, and in the spools of forked children beside "
+                    "it, in order. Then remove the files in which no records remain. A spool that "
+                    "is in use is not touched. The exit status is 0 if all records were sent, 1 "
+                    "if any remain, and 2 if an argument is invalid.")
+    parser.add_argument("paths", nargs="+", metavar="PATH",
+                        help="path of a spool, as passed to spool=")
     parser.add_argument("--address", metavar="A",
-                        help="where to send: a socket's path, or udp:HOST:PORT or tcp:HOST:PORT; "
-                             "default: where the process would have. Over TCP, what was not "
-                             "written for a stream gets octet counting (RFC 6587)")
+                        help="destination: a socket's path, udp:HOST:PORT or tcp:HOST:PORT "
+                             "(default: the original destination). Over TCP, records that were "
+                             "written for datagrams are sent with octet counting (RFC 6587)")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S",
-                        help="seconds for each spool (default: %(default)s)")
+                        help="time limit for each spool in seconds (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true",
-                        help="send and change nothing; print the records")
+                        help="print the records, but do not send or change anything")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0 if nothing is left, else 1."""
+    """Run the command. Return 0 if no records remain, 1 if any do, 2 for an invalid argument."""
     try:
-        where = parse_address(options.address) if options.address else None
+        destination = parse_address(options.address) if options.address else None
         timeout = _validation.seconds("--timeout", options.timeout)
     except (TypeError, ValueError) as error:
         print(f"fastlog recover: {error}", file=sys.stderr)
         return 2
-    # Of a path that is no text, and of records: whatever stdout cannot print.
+    # A path need not be text, and stdout's encoding need not have every character of a record.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     complete = True
-    seen = set()
-    for base in options.paths:
-        found = siblings(base)
-        if os.path.lexists(base) or not found:
-            found.insert(0, base)
-        for path in found:
-            if os.path.abspath(path) in seen:     # PATH* names the files beside PATH, too
-                continue
-            seen.add(os.path.abspath(path))
-            try:
-                done = (look(path) if options.dry_run
-                        else recover(path, where, timeout))
-            except OSError as error:
-                if options.dry_run and isinstance(error, BrokenPipeError):
-                    raise                         # nobody reads what would be shown
-                print(explain(path, error), file=sys.stderr)
-                done = False
-            complete = complete and done
+    for path in _find_spools(options.paths):
+        try:
+            is_done = (print_records(path) if options.dry_run
+                       else recover(path, destination, timeout))
+        except OSError as error:
+            if options.dry_run and isinstance(error, BrokenPipeError):
+                raise                         # the reader of stdout has closed the pipe
+            print(explain(path, error), file=sys.stderr)
+            is_done = False
+        complete = complete and is_done
     return 0 if complete else 1
 
 
-def parse_address(text: str) -> dict[str, Any]:
-    """As it stands in a spool's header: see _spool.destination()."""
-    kind, _, rest = text.partition(":")
-    if kind not in ("udp", "tcp"):
-        return destination([_validation.socket_path(text)], "", 0, 0)
-    host, _, port = rest.rpartition(":")
-    if not port.isdecimal():
-        raise ValueError(f"--address must be {kind}:HOST:PORT, not {text!r}")
-    host, number = _validation.host_and_port((host, int(port)))
-    if kind == "udp":
-        return destination([], host, number, socket.SOCK_DGRAM)
-    return destination([], host, number, socket.SOCK_STREAM, OCTET_COUNTING)
+def _find_spools(bases: list[str]) -> Iterator[str]:
+    """Yield each path and the spools beside it, each file once.
+
+    `recover PATH*` also names the files that are found beside PATH.
+    """
+    visited = set()
+    for base in bases:
+        paths = siblings(base)
+        if os.path.lexists(base) or not paths:
+            paths.insert(0, base)
+        for path in paths:
+            if os.path.abspath(path) not in visited:
+                visited.add(os.path.abspath(path))
+                yield path
 
 
-def make_engine(where: dict[str, Any], capacity: int, spool: Spool | None = None) -> Engine:
-    """Raises OSError if the destination, which may be a damaged file's, makes no sense."""
+def make_engine(destination: dict[str, Any], capacity: int, spool: Spool | None = None) -> Engine:
+    """Return an engine that sends to a destination, which may be from a damaged file.
+
+    Raises OSError if the destination is invalid.
+    """
     try:
-        paths = [_validation.connectable(_validation.socket_path(path)) for path in where["paths"]]
+        paths = [_validation.connectable(_validation.socket_path(path))
+                 for path in destination["paths"]]
         host, port = "", 0
         if not paths:
-            host, port = _validation.host_and_port((where["host"], where["port"]))
+            host, port = _validation.host_and_port((destination["host"], destination["port"]))
         elif len(paths) > len(_validation.DEFAULT_PATHS):
             raise ValueError(f"it has {len(paths)} paths")
-        if where["framing"] not in range(ENTRY + 1):
-            raise ValueError(f"framing {where['framing']!r}")
+        framing = destination["framing"]
+        if framing not in range(JOURNAL_ENTRY + 1):
+            raise ValueError(f"it has framing {framing!r}")
         return Engine(paths, host=_validation.encoded_host(host), service=str(port).encode(),
-                      socktype=_validation.socktype(where["socktype"] or None) or 0,
-                      framing=where["framing"], capacity=capacity, spool=spool)
+                      socktype=_validation.socktype(destination["socktype"] or None) or 0,
+                      framing=framing, capacity=capacity, spool=spool)
     except (KeyError, TypeError, ValueError) as error:
-        raise OSError(errno.EINVAL, f"the destination in it makes no sense: {error}",
+        raise OSError(errno.EINVAL, f"the destination in the file is invalid: {error}",
                       spool and spool.path) from error
 
 
-def look(path: str) -> bool:
-    """Print what would be sent; nothing is changed."""
+def print_records(path: str) -> bool:
+    """Print the records in a spool without changing the file. Return True."""
     spool = Spool.open_existing(path, read_only=True)
     if not spool.capacity:
         print(f"{path}: nothing to send")
@@ -125,26 +124,30 @@ def look(path: str) -> bool:
     return True
 
 
-def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
-    """Send what is in a spool; returns whether nothing is left."""
+def recover(path: str, destination: dict[str, Any] | None, timeout: float) -> bool:
+    """Send the records in a spool. Return whether none remain.
+
+    destination: None for the one that the file names.
+    """
     spool = Spool.open_existing(path)
     if not spool.capacity:
         print(f"{path}: nothing to send")
         spool.remove()
         return True
-    if where and spool.destination.get("framing") == ENTRY:
-        if not where["paths"] or os.path.basename(where["paths"][0]) in SYSLOG_NAMES:
-            raise OSError(errno.EINVAL, "it has entries of the journal: they can only be sent to a "
-                                        "journald's socket")
-        where = {**where, "framing": ENTRY}
-    engine = make_engine(where or spool.destination, spool.capacity, spool)
+    if destination and spool.destination.get("framing") == JOURNAL_ENTRY:
+        paths = destination["paths"]
+        if not paths or os.path.basename(paths[0]) in _SYSLOG_NAMES:
+            raise OSError(errno.EINVAL, "the file contains journal entries, which can only be sent "
+                                        "to a socket of journald")
+        destination = {**destination, "framing": JOURNAL_ENTRY}
+    engine = make_engine(destination or spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
     error = 0
     if not engine.recovered()[0]:
         spool.remove()
-    elif where and needs_rewriting(spool.destination, where):
-        counted = spool.destination.get("framing") == OCTET_COUNTING
-        error = send_rewritten(engine, counted, where, timeout)
+    elif destination and needs_rewriting(spool.destination, destination):
+        has_length = spool.destination.get("framing") == OCTET_COUNTING
+        error = send_rewritten(engine, has_length, destination, timeout)
     else:
         engine.start()
         engine.flush(timeout)
@@ -152,53 +155,54 @@ def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
     stats = engine.stats()
     error = error or stats.last_errno
     if stats.pending:
-        why = f" ({os.strerror(error)})" if error else ""
-        print(f"{path}: {stats.sent} records sent, {stats.pending} could not be{why}: they stay "
-              "there", file=sys.stderr)
+        reason = f" ({os.strerror(error)})" if error else ""
+        print(f"{path}: {stats.sent} records sent, {stats.pending} could not be sent{reason} and "
+              "remain in the file", file=sys.stderr)
         return False
     if stats.sent:
-        print(f"{path}: {stats.sent} records sent, the file is removed")
+        print(f"{path}: {stats.sent} records sent, the file was removed")
     return True
 
 
 # --- records that were written for another kind of destination -----------------------------------
 
-def needs_rewriting(source: dict[str, Any], where: dict[str, Any]) -> bool:
-    """Whether records for `source` cannot be sent to `where`, one of parse_address(), as they are.
+def needs_rewriting(source: dict[str, Any], destination: dict[str, Any]) -> bool:
+    """Return whether records for `source` must be rewritten for a destination of parse_address().
 
-    What was for a stream can go to any other; a datagram of syslog has nothing around it.
+    Records for a stream can be sent to any other stream. A syslog datagram has no framing.
     """
-    if is_stream(where):
+    if is_stream(destination):
         return not is_stream(source)
-    return bool(source.get("framing", 0) != where["framing"])
+    return bool(source.get("framing", 0) != destination["framing"])
 
 
-def send_rewritten(engine: Engine, counted: bool, where: dict[str, Any], timeout: float) -> int:
-    """Send the records of an engine, one by one, by another. Returns an errno or 0.
+def send_rewritten(engine: Engine, has_length: bool, destination: dict[str, Any],
+                   timeout: float) -> int:
+    """Send the records of an engine one by one through another engine. Return an errno or 0.
 
-    counted: whether a length is in front of each.
+    has_length: whether each record starts with its length.
     """
-    other = make_engine(where, engine.stats().capacity)
+    sender = make_engine(destination, engine.stats().capacity)
     deadline = time.monotonic() + timeout
     for record in engine.records():
-        priority, text = parse_record(record, counted)
-        # Unix sockets get a NUL, as by default they do: a stream may listen there.
-        other.submit(priority, text, append_nul=bool(where["paths"]))
-        if not other.flush(max(0.0, deadline - time.monotonic())):
+        priority, text = parse_record(record, has_length)
+        # As by default, records for a unix socket end with a NUL. It may be a stream socket.
+        sender.submit(priority, text, append_nul=bool(destination["paths"]))
+        if not sender.flush(max(0.0, deadline - time.monotonic())):
             break
         engine.release_first()
-    other.close(0.0)
-    return other.stats().last_errno
+    sender.close(0.0)
+    return sender.stats().last_errno
 
 
-def parse_record(record: bytes, counted: bool) -> tuple[int, str]:
-    """Priority and message, without what was put around them."""
-    if counted:
+def parse_record(record: bytes, has_length: bool) -> tuple[int, str]:
+    """Return the priority and the message of a record, without framing."""
+    if has_length:
         record = record.partition(b" ")[2]
     elif record.endswith((b"\0", b"\n")):
         record = record[:-1]
     text = record.decode("utf-8", "backslashreplace")
-    found = re.match("<([0-9]{1,9})>", text)
-    if found is None:
-        return NO_PRIORITY, text
-    return int(found[1]), text[found.end():]
+    match = re.match("<([0-9]{1,9})>", text)
+    if match is None:
+        return _DEFAULT_PRIORITY, text
+    return int(match[1]), text[match.end():]

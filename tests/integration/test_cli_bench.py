@@ -52,7 +52,7 @@ def test_table_without_rsyslogd(monkeypatch, capfd):
     for name in NAMES:
         [line] = re.findall(rf"^{re.escape(name)}(?=  )(.*)$", output, re.MULTILINE)
         assert len(re.findall(r"\d\.\d\d\b", line)) == 7
-        assert ("SysLogHandler" in name) == (f"{LOGGED:,} of {LOGGED:,}, order kept" in line)
+        assert ("SysLogHandler" in name) == (f"{LOGGED:,} of {LOGGED:,}, in order" in line)
     assert re.search(r"^CPU .*, fastlog [\d.]+, .*\.$", output, re.MULTILINE)
     assert "rsyslogd" not in output
 
@@ -65,7 +65,7 @@ def test_records_that_are_missing(monkeypatch, capfd):
         return record if record.args[0] == 7 else original(self, record)
 
     monkeypatch.setattr(bench, "find_rsyslogd", lambda: None)
-    monkeypatch.setattr(bench, "_PATIENCE", 0.2)
+    monkeypatch.setattr(bench, "_TIMEOUT", 0.2)
     monkeypatch.setattr(bench.fastlog.SysLogHandler, "handle", handle)
     assert main(["bench", "--json", *SHORT]) == 1
     facts = json.loads(capfd.readouterr().out)
@@ -98,4 +98,4 @@ def test_bad_command_line(arguments, capsys):
         main(["bench", *arguments])
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert "usage: fastlog bench" in said and f"{arguments[1]!r} is no positive number" in said
+    assert "usage: fastlog bench" in said and f"{arguments[1]!r} is not a positive number" in said
