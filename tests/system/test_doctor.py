@@ -65,11 +65,11 @@ def test_rsyslogd(rsyslogd):
         "socket": "ok", "kernel-queue": found["kernel-queue"][0], "kernel-size": "ok",
         "rsyslog-size": "note", "rsyslog-rate-limit": "ok", "rsyslog-headers": "note",
         "rsyslog-control-characters": "ok", "round-trip": "ok"}
-    assert f"datagram socket of rsyslogd (pid {rsyslogd.pid}); it takes" in found["socket"][1]
+    assert f"datagram socket of rsyslogd (pid {rsyslogd.pid}); it accepts" in found["socket"][1]
     configuration = rsyslogd.directory / "rsyslog.conf"
     assert f"maxMessageSize=8k ({configuration})" in found["rsyslog-size"][1]
     assert "RateLimit.Interval=0 (default)" in found["rsyslog-rate-limit"][1]
-    assert f" was in {rsyslogd.rest_log} after " in found["round-trip"][1]
+    assert f" was found in {rsyslogd.rest_log} after " in found["round-trip"][1]
     [line] = rsyslogd.rest_log.read_text().splitlines()
     assert "fastlog-doctor: test record " in line
 
@@ -79,12 +79,12 @@ def test_text(rsyslogd):
     for columns in ("60", "200"):
         done = run_doctor("--address", rsyslogd.socket, COLUMNS=columns)
         lines = done.stdout.splitlines()
-        assert done.returncode == 0 and lines[-1] == "no problem, no warning"
+        assert done.returncode == 0 and lines[-1] == "no problems, no warnings"
         width = min(int(columns), 96)
         assert all(len(line) <= width or " " not in line.strip() for line in lines)
         assert max(map(len, lines)) > width - 15
     assert {line.split(" ")[0] for line in lines[:-1]} == {"ok", "note", ""}
-    assert any(line.startswith("         -> If yours are longer: ") for line in lines)
+    assert any(line.startswith("         -> If your records are longer, ") for line in lines)
 
 
 def test_kernel_limits(rsyslogd, directory):
@@ -195,7 +195,7 @@ def test_stopped_daemon(rsyslogd, fill_queue):
     fill_queue(rsyslogd.socket)
     found = findings("--address", rsyslogd.socket)
     assert found["socket"][0] == "problem" and "its queue is full" in found["socket"][1]
-    assert found["round-trip"] == ("note", "No record was sent, as it would not arrive.")
+    assert found["round-trip"] == ("note", "No record was sent, because it would not arrive.")
     rsyslogd.resume()
     assert findings("--address", rsyslogd.socket)["socket"][0] == "ok"
 
@@ -214,7 +214,7 @@ def test_stream_socket(make_sink):
     found = findings("--address", sink.path)
     assert found["socket"] == (
         "ok", f"{sink.path}: stream socket of {process_name()} (pid {os.getpid()}); "
-              "it takes records.")
+              "it accepts records.")
     assert "kernel-queue" not in found
     status, text = found["round-trip"]
     assert status == "note" and "cannot be read back" in text
@@ -234,8 +234,8 @@ def test_sockets_that_nobody_serves(directory):
         daemon.bind(str(dead))
     file.write_text("")
     link.symlink_to(directory / "gone")
-    for path, words in ((directory / "absent", "does not exist"), (dead, "nobody listens"),
-                        (file, "is no socket"), (link, f"link to {directory}/gone, which")):
+    for path, words in ((directory / "absent", "does not exist"), (dead, "no process listens"),
+                        (file, "is not a socket"), (link, f"link to {directory}/gone, which")):
         found = findings("--address", path)
         assert found["socket"][0] == "problem" and words in found["socket"][1]
         assert found["round-trip"][0] == "note"
@@ -250,7 +250,7 @@ def test_socket_that_one_may_not_write_to(rsyslogd, as_root):
     assert "uid 65534) may not write to it: srw------- of uid 0" in text
     rsyslogd.directory.chmod(0o700)
     status, text = findings("--address", rsyslogd.socket, as_nobody=True)["socket"]
-    assert status == "problem" and "a directory on the way is closed" in text
+    assert status == "problem" and "may not enter a directory of its path" in text
 
 
 def test_as_an_ordinary_user(rsyslogd, as_root):
@@ -264,7 +264,7 @@ def test_as_an_ordinary_user(rsyslogd, as_root):
     assert status == "note" and f"may not read {rsyslogd.rest_log}" in text
     (rsyslogd.directory / "rsyslog.conf").chmod(0o600)
     found = findings("--address", rsyslogd.socket, "--no-send", as_nobody=True)
-    assert "a daemon that cannot be named from here; it takes records" in found["socket"][1]
+    assert "an unknown daemon; it accepts records" in found["socket"][1]
 
 
 # --- the machine's own sockets, in namespaces of its own ------------------------------------------
@@ -351,7 +351,7 @@ def test_own_machine(as_root, require, tmp_path):
     assert ("problem", "destination") in [each[:2] for each in nothing]
 
     assert [each[:2] for each in dead if each[0] == "problem"] == [("problem", "socket")]
-    assert "nobody listens" in dead[0][2]
+    assert "no process listens" in dead[0][2]
 
     status, check, text = journald[0]
     assert (status, check) == ("ok", "socket") and text.startswith(
@@ -363,7 +363,7 @@ def test_own_machine(as_root, require, tmp_path):
     assert "RateLimitBurst=77 (/etc/systemd/journald.conf)" in text
     assert "RateLimitIntervalSec=30s (default)" in text
     assert journald["journald-storage"][0] == "note"
-    assert journald["native-socket"][0] == "ok" and "takes records" in journald["native-socket"][1]
+    assert journald["native-socket"][0] == "ok" and "accepts records" in journald["native-socket"][1]
     assert journald["round-trip"][0] == "ok" and "in the journal after" in journald["round-trip"][1]
 
     both = {check: (status, text) for status, check, text in both}
@@ -373,7 +373,7 @@ def test_own_machine(as_root, require, tmp_path):
 
     deaf = {check: (status, text) for status, check, text in deaf}
     assert deaf["socket"][0] == "ok" and deaf["forwarding"][0] == "warning"
-    assert "takes nothing just now" in deaf["forwarding"][1]
+    assert "accepts no records at present" in deaf["forwarding"][1]
 
     assert stopped[0][:2] == ("problem", "socket") and "state T" in stopped[0][2]
     assert ("warning", "native-socket") in [each[:2] for each in stopped]

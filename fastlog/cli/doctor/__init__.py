@@ -1,1 +1,1 @@
-"""`fastlog doctor`: what happens to a record on this machine."""
+"""`fastlog doctor`: diagnose syslog logging on this machine."""

@@ -1,4 +1,4 @@
-"""What journald and rsyslog were told: as much of their configurations as fastlog doctor needs."""
+"""Read the configuration files of journald and rsyslog, as far as fastlog doctor needs them."""
 from __future__ import annotations
 
 import glob
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from fastlog.cli.doctor.socket_probe import Process
+    from fastlog.cli.doctor.processes import Process
 
-# journald.conf(5): one main file, the first that exists; drop-ins in the order of their names,
-# of equal names the one in the first of these directories.
+# journald.conf(5): the main file is the first that exists in these directories. Drop-ins are read
+# in the order of their names. If two have the same name, the one in the first directory counts.
 _SYSTEMD = ("etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd")
 _MAIN_CONFIGURATION = "/etc/rsyslog.conf"  # rsyslogd(8), -f
-_INCLUDES_MAX = 200  # files; a configuration that includes itself ends there
+_FILES_MAX = 200  # so that reading a configuration that includes itself ends
 
 
 class Setting(NamedTuple):
@@ -26,7 +26,10 @@ class Setting(NamedTuple):
 
 
 class JournaldConf:
-    """The section [Journal] of all files that count."""
+    """The section [Journal] of journald's configuration files.
+
+    Attribute: `unreadable`, a line for each file that could not be read.
+    """
 
     def __init__(self, root: str = "/") -> None:
         self.unreadable: list[str] = []
@@ -36,7 +39,10 @@ class JournaldConf:
             self._read(path)
 
     def get(self, name: str, default: str) -> Setting:
-        """A default that distributions change is commented out in the main file."""
+        """Return a setting.
+
+        A default that the distribution has changed is in the main file, in a comment.
+        """
         return self._settings.get(name) or Setting(self._defaults.get(name, default), "default")
 
     def _read(self, path: Path) -> None:
@@ -59,17 +65,17 @@ class JournaldConf:
 
 
 def _journald_files(root: Path) -> list[Path]:
-    main = [root / each / "journald.conf" for each in _SYSTEMD]
+    main_files = [root / directory / "journald.conf" for directory in _SYSTEMD]
     drop_ins: dict[str, Path] = {}
-    for each in _SYSTEMD:
-        for path in (root / each / "journald.conf.d").glob("*.conf"):
+    for directory in _SYSTEMD:
+        for path in (root / directory / "journald.conf.d").glob("*.conf"):
             drop_ins.setdefault(path.name, path)
-    return ([path for path in main if os.path.lexists(path)][:1]
+    return ([path for path in main_files if os.path.lexists(path)][:1]
             + [drop_ins[name] for name in sorted(drop_ins)])
 
 
 def seconds(span: str) -> float | None:
-    """A time span as in systemd.time(7); None: not understood."""
+    """Parse a time span of systemd.time(7). Return None if that fails."""
     units = {"us": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "": 1}
     parts = re.findall(r"([\d.]+)\s*([a-z]*)", span)
     try:
@@ -78,8 +84,8 @@ def seconds(span: str) -> float | None:
         return None
 
 
-# The old names ($Name value) of what has a new one in an object: rsyslog's documentation of
-# imuxsock, imjournal and the global settings. The object's kind, then the module's name.
+# Legacy directives ($Name value) and the parameters that replace them, from rsyslog's documentation
+# of imuxsock, imjournal and the global settings: the kind of object, its module, the parameter.
 _LEGACY = {
     "maxmessagesize": ("global", "", "maxmessagesize"),
     "escapecontrolcharactersonreceive":
@@ -90,7 +96,7 @@ _LEGACY = {
     "systemlogsocketname": ("module", "imuxsock", "syssock.name"),
     "imjournalratelimitinterval": ("module", "imjournal", "ratelimit.interval"),
     "imjournalratelimitburst": ("module", "imjournal", "ratelimit.burst"),
-    # For sockets that are added by $AddUnixListenSocket; input() objects ignore them.
+    # For sockets added by $AddUnixListenSocket. input() objects ignore these directives.
     "imuxsockratelimitinterval": ("added", "", "ratelimit.interval"),
     "imuxsockratelimitburst": ("added", "", "ratelimit.burst"),
     "inputunixlistensocketignoremsgtimestamp": ("added", "", "ignoretimestamp"),
@@ -102,25 +108,26 @@ _TOKEN = re.compile(r"""
 """, re.VERBOSE | re.DOTALL | re.IGNORECASE)
 _PARAMETER = re.compile(r"""([\w.]+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)')""")
 _DIRECTIVE = re.compile(r"^[ \t]*\$(\w+)[ \t]+(.+?)[ \t]*$", re.MULTILINE)
-# The end of a rule: "kern.* -/var/log/kern.log", "& /file;template", "then /file".
+# The file at the end of a rule: "kern.* -/var/log/kern.log", "& /file;template", "then /file".
 _FILE_RULE = re.compile(r"^[ \t]*[^$\s].*?[ \t]-?(/[^\s;\"{}]+)(?:;\S+)?[ \t]*(?:\}|$)"
                         r"|^[ \t]*-?(/[^\s;\"{}]+)(?:;\S+)?[ \t]*$", re.MULTILINE)
 
 
 class RsyslogConf:
-    """What an rsyslog.conf and the files it includes set.
+    """The settings in an rsyslog.conf and the files that it includes.
 
-    Attributes: `path`; `unreadable`, a line for each file that could not be
-    read; `files`, the paths that rules name to write to.
+    Attributes: `path`. `unreadable`, a line for each file that could not be read. `files`, the
+    paths of the files that rules write to.
     """
 
     def __init__(self, path: str = _MAIN_CONFIGURATION, root: str = "/") -> None:
         self.path = path
         self.unreadable: list[str] = []
         self.files: list[str] = []
+        # Kind, parameters, file. The kind of $AddUnixListenSocket is "added".
         self._objects: list[tuple[str, dict[str, str], str]] = []
         self._root = root
-        self._seen = 0
+        self._files_read = 0
         self._read(path)
 
     def loads(self, module: str) -> bool:
@@ -128,7 +135,7 @@ class RsyslogConf:
                    for kind, parameters, _ in self._objects)
 
     def sockets(self) -> list[str]:
-        """The unix sockets it listens on, without what systemd hands over."""
+        """Return the unix sockets that rsyslogd listens on, except those passed by systemd."""
         paths = [parameters["socket"] for kind, parameters, _ in self._objects
                  if kind in ("input", "added") and "socket" in parameters]
         use = self._get("module", "imuxsock", "syssock.use")
@@ -138,7 +145,7 @@ class RsyslogConf:
         return paths
 
     def is_added(self, path: str) -> bool:
-        """Whether it is the socket of an input() or the like, and not the system's."""
+        """Return whether an input() or $AddUnixListenSocket has this socket."""
         return any(kind in ("input", "added") and parameters.get("socket") == path
                    for kind, parameters, _ in self._objects)
 
@@ -149,38 +156,40 @@ class RsyslogConf:
         return self._get("module", module, name) or Setting(default, "default")
 
     def get_socket(self, path: str, name: str, default: str) -> Setting:
-        """Of the input() that has this socket, else of the system's socket."""
+        """Return a setting of the input() with this socket, else of the system's socket."""
         for kind, parameters, source in self._objects:
             if kind in ("input", "added") and parameters.get("socket") == path:
-                found = (Setting(parameters[name], source) if name in parameters
-                         else self._get("added", "", name) if kind == "added" else None)
-                return found or Setting(default, "default")
+                setting = (Setting(parameters[name], source) if name in parameters
+                           else self._get("added", "", name) if kind == "added" else None)
+                return setting or Setting(default, "default")
         return self.get_module("imuxsock", f"syssock.{name}", default)
 
     def _get(self, kind: str, module: str, name: str) -> Setting | None:
-        """The last one counts."""
-        for each, parameters, source in reversed(self._objects):
-            if each == kind and name in parameters and parameters.get("load", "") == module:
+        """Return the last setting of this name, or None."""
+        for object_kind, parameters, source in reversed(self._objects):
+            if (object_kind == kind and name in parameters
+                    and parameters.get("load", "") == module):
                 return Setting(parameters[name], source)
         return None
 
     def _read(self, path: str) -> None:
-        self._seen += 1
-        if self._seen > _INCLUDES_MAX:
+        self._files_read += 1
+        if self._files_read > _FILES_MAX:
             return
         try:
             text = Path(self._root, path.lstrip("/")).read_text(errors="replace")
-            text = text.replace("\0", "?")   # no path can have one
+            text = text.replace("\0", "?")   # a path cannot contain NUL
         except OSError as error:
             self.unreadable.append(f"{path}: {error.strerror}")
             return
-        rest = _TOKEN.sub(lambda match: self._take(match, path), text.replace("\\\n", " "))
-        for name, value in _DIRECTIVE.findall(rest):
-            self._take_directive(name.lower(), value, path)
-        self.files += [first or second for first, second in _FILE_RULE.findall(rest)]
+        legacy_text = _TOKEN.sub(lambda match: self._add_object(match, path),
+                                 text.replace("\\\n", " "))
+        for name, value in _DIRECTIVE.findall(legacy_text):
+            self._add_directive(name.lower(), value, path)
+        self.files += [first or second for first, second in _FILE_RULE.findall(legacy_text)]
 
-    def _take(self, match: re.Match[str], path: str) -> str:
-        """Note an object; what is left of the text in its place are the legacy lines."""
+    def _add_object(self, match: re.Match[str], path: str) -> str:
+        """Store an object, or read an included file. Return the text to leave in its place."""
         if match["comment"]:
             return ""
         if match["string"]:
@@ -196,11 +205,11 @@ class RsyslogConf:
             self.files.append(parameters["file"])
         elif kind in ("global", "module", "input"):
             self._objects.append((kind, parameters, path))
-        elif "=" not in match["body"]:   # a call in an expression
+        elif "=" not in match["body"]:   # a function call in an expression
             return match[0]
         return ""
 
-    def _take_directive(self, name: str, value: str, path: str) -> None:
+    def _add_directive(self, name: str, value: str, path: str) -> None:
         value = value.strip("\"'")
         if name == "includeconfig":
             self._include(value)
@@ -221,14 +230,13 @@ class RsyslogConf:
     def _include(self, pattern: str) -> None:
         if pattern.endswith("/"):
             pattern += "*"
-        found = sorted(glob.glob(os.path.join(self._root, pattern.lstrip("/"))))
-        for path in found:
+        for path in sorted(glob.glob(os.path.join(self._root, pattern.lstrip("/")))):
             if os.path.isfile(path):
                 self._read("/" + os.path.relpath(path, self._root))
 
 
 def configuration_of(rsyslogd: Process) -> str:
-    """The path of the configuration that a running rsyslogd was started with."""
+    """Return the path of the configuration file that a running rsyslogd was started with."""
     try:
         words = Path(f"/proc/{rsyslogd.pid}/cmdline").read_text(errors="replace").split("\0")
         for i, word in enumerate(words):

@@ -1,4 +1,4 @@
-"""What fastlog doctor says: findings, and how they are printed."""
+"""The findings of fastlog doctor, and how they are printed."""
 from __future__ import annotations
 
 import shutil
@@ -14,12 +14,13 @@ _STATUS_WIDTH = 9
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
-    status: "ok"; "note", worth knowing; "warning", records can get lost or
-        changed; "problem", records do not arrive now.
-    check: what was looked at, a name that stays.
-    found, todo: one sentence each; todo may be empty.
+    status: "ok"; "note", worth knowing; "warning", records may be lost or changed; "problem",
+        records do not arrive at present.
+    check: the stable name of the check.
+    found: what the check found, in one or two sentences.
+    todo: what to do about it, or an empty string.
     """
 
     status: Literal["ok", "note", "warning", "problem"]
@@ -29,10 +30,10 @@ class Finding(NamedTuple):
 
 
 def as_text(findings: Iterable[Finding]) -> str:
-    return "\n".join(map(_paragraph, findings))
+    return "\n".join(map(_format_finding, findings))
 
 
-def _paragraph(finding: Finding) -> str:
+def _format_finding(finding: Finding) -> str:
     indent = " " * _STATUS_WIDTH
     text = _wrap(finding.found, f"{finding.status:<{_STATUS_WIDTH}}", indent)
     if finding.todo:
@@ -40,18 +41,20 @@ def _paragraph(finding: Finding) -> str:
     return text
 
 
-def _wrap(text: str, first: str, others: str) -> str:
-    # A terminal's own width, $COLUMNS, or what fits into most.
+def _wrap(text: str, first_indent: str, indent: str) -> str:
+    # The width of the terminal or $COLUMNS, else a width that fits most terminals.
     width = shutil.get_terminal_size((_WIDTH_MAX, 0)).columns
-    # A path or a setting that is to be copied stays in one piece.
-    return textwrap.fill(text, max(_WIDTH_MIN, min(width, _WIDTH_MAX)), initial_indent=first,
-                         subsequent_indent=others, break_long_words=False, break_on_hyphens=False)
+    # A path or a setting stays in one piece, so that it can be copied.
+    return textwrap.fill(text, max(_WIDTH_MIN, min(width, _WIDTH_MAX)),
+                         initial_indent=first_indent, subsequent_indent=indent,
+                         break_long_words=False, break_on_hyphens=False)
 
 
 def summary(findings: Iterable[Finding]) -> str:
+    """Return a line with the number of problems and warnings."""
     statuses = [finding.status for finding in findings]
     counts = []
     for status in ("problem", "warning"):
         if count := statuses.count(status):
             counts.append(f"{count} {status}{'s' if count > 1 else ''}")
-    return ", ".join(counts) or "no problem, no warning"
+    return ", ".join(counts) or "no problems, no warnings"

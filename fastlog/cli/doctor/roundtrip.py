@@ -1,4 +1,4 @@
-"""One record sent by a real handler, and looked for where the daemon writes."""
+"""Send one record through a real handler and look for it where the daemon writes."""
 from __future__ import annotations
 
 import logging
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _IDENT = "fastlog-doctor"
-_PATIENCE = 3.0       # seconds for the hand-over, and for the record to show up
-_LOOK_AGAIN = 0.01
-_REFUSAL = 0.2        # seconds in which a host answers that nobody listens on a port
-_ELSEWHERE = ""       # the name of the search through what the daemon may write to
-_GROWTH_MAX = 1 << 24  # bytes read of what a file grew by
+_TIMEOUT = 3.0         # seconds to send the record, and as many to find it
+_SEARCH_INTERVAL = 0.01  # seconds
+_REFUSAL_TIMEOUT = 0.2  # seconds for a host to report that no process listens on a port
+_GROWTH_MAX = 1 << 24  # bytes to read of the growth of a file
+
+# Places to search for the record.
+_JOURNAL = "the journal"
+_SYSTEM_LOGS = ""      # the readable files in /var/log, if it is unknown where the daemon writes
 
 
 class Sent(NamedTuple):
@@ -30,77 +33,87 @@ class Sent(NamedTuple):
     last_errno: int
 
 
-def check_round_trip(where: Any, options: dict[str, Any], files: Iterable[str],
-                     journal: bool) -> Finding:
-    """where, options: SysLogHandler's arguments.
+def check_round_trip(address: Any, options: dict[str, Any], files: Iterable[str],
+                     has_journal: bool) -> Finding:
+    """Send a record and look for it.
 
-    files: that the daemon may write to. journal: whether journald listens.
+    address, options: arguments of SysLogHandler.
+    files: the files that the daemon may write to.
+    has_journal: whether journald receives the record.
     """
     token = uuid.uuid4().hex
     files = [path for path in files if _size(path) is not None]
-    watched = {path: size for path in dict.fromkeys([*files, *_system_logs()])
-               if (size := _size(path)) is not None}
-    began = time.monotonic()
-    sent = _send(where, options, f"test record {token}")
+    sizes = {path: size for path in dict.fromkeys([*files, *_system_logs()])
+             if (size := _size(path)) is not None}
+    start = time.monotonic()
+    sent = _send(address, options, f"test record {token}")
     if not sent.delivered:
-        why = os.strerror(sent.last_errno) if sent.last_errno else "the daemon takes nothing"
-        return Finding("problem", "round-trip", "A record of fastlog.SysLogHandler could not be "
-                       f"handed over within {_PATIENCE:g} s: {why}.",
-                       "Check the daemon; meanwhile a program keeps its records in the ring, "
-                       "and loses what does not fit.")
-    program = shutil.which("journalctl") if journal else None
-    searches = _searches(token, files, watched, program)
-    found = _search(searches)
-    took = (time.monotonic() - began) * 1000
-    missing = [name for name in searches if name not in found and name != _ELSEWHERE]
-    closed = [path for path in files if not _is_readable(path)]
-    if closed:   # then that it is in none of the others tells nothing
-        missing = [name for name in missing if name == "the journal"]
-    if program and os.geteuid() != 0 and "the journal" in missing:
-        missing.remove("the journal")   # journalctl(1): a user sees what is the user's own
-        closed.append("the journal")
-    return _tell([found[name] for name in searches if name in found], missing, closed, took)
+        reason = os.strerror(sent.last_errno) if sent.last_errno else "the daemon accepts nothing"
+        return Finding("problem", "round-trip", "fastlog.SysLogHandler could not send a record "
+                       f"within {_TIMEOUT:g} s: {reason}.",
+                       "Check the daemon. Until it accepts records, a program stores them in the "
+                       "ring and loses those that do not fit.")
+    journalctl = shutil.which("journalctl") if has_journal else None
+    searches = _make_searches(token, files, sizes, journalctl)
+    places = _run_searches(searches)
+    duration = time.monotonic() - start
+    missing = [name for name in searches if name not in places and name != _SYSTEM_LOGS]
+    unreadable = [path for path in files if not _is_readable(path)]
+    if unreadable:   # the record may be in one of these, so its absence from others means nothing
+        missing = [name for name in missing if name == _JOURNAL]
+    if journalctl and os.geteuid() != 0 and _JOURNAL in missing:
+        missing.remove(_JOURNAL)   # journalctl(1): ordinary users see only their own records
+        unreadable.append(_JOURNAL)
+    return _report([places[name] for name in searches if name in places], missing, unreadable,
+                   duration)
 
 
-def _tell(found: list[str], missing: list[str], closed: list[str], took: float) -> Finding:
-    sent = "A record of fastlog.SysLogHandler was"
-    if found:
-        sent += f" in {' and '.join(found)} after {took:.0f} ms"
+def _report(places: list[str], missing: list[str], unreadable: list[str],
+            duration: float) -> Finding:
+    """Return the finding.
+
+    places: where the record was found. missing: where it was not found. unreadable: what this
+        user may not read. duration: seconds until it was found.
+    """
+    text = "A record from fastlog.SysLogHandler was "
+    if places:
+        text += f"found in {' and '.join(places)} after {duration * 1000:.0f} ms"
     else:
-        sent += " handed over"
+        text += "sent"
     if missing:
         return Finding("warning", "round-trip",
-                       f"{sent}, but within {_PATIENCE:g} s not in {' or '.join(missing)}.",
-                       "Check whether the daemon hangs, limits the rate, or has no rule for this "
-                       "facility (--facility) that writes there.")
-    if found:
-        return Finding("ok", "round-trip", f"{sent}.")
-    if closed:
-        return Finding("note", "round-trip", f"{sent}; whether it arrived is not known, as this "
-                       f"user may not read {_listing(closed)}.", "Run fastlog doctor as root.")
-    return Finding("note", "round-trip", f"{sent}; it cannot be read back, as it is not known "
-                   "where the daemon writes: not to a file in /var/log.",
-                   "Look for fastlog-doctor where it writes or sends to.")
+                       f"{text}, but it was not in {' or '.join(missing)} within {_TIMEOUT:g} s.",
+                       "Check whether the daemon hangs, limits the rate, or has no rule that "
+                       "writes records of this facility (--facility) there.")
+    if places:
+        return Finding("ok", "round-trip", f"{text}.")
+    if unreadable:
+        return Finding("note", "round-trip", f"{text}. It is unknown whether it arrived, because "
+                       f"this user may not read {_listing(unreadable)}.",
+                       "Run fastlog doctor as root.")
+    return Finding("note", "round-trip", f"{text}. It cannot be read back, because it is unknown "
+                   "where the daemon writes. No file in /var/log contains the record.",
+                   "Look for fastlog-doctor where the daemon writes or sends records.")
 
 
 def _listing(paths: list[str]) -> str:
     return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
 
-def _send(where: Any, options: dict[str, Any], text: str) -> Sent:
+def _send(address: Any, options: dict[str, Any], text: str) -> Sent:
     raise_exceptions = logging.raiseExceptions
-    logging.raiseExceptions = False   # an outage is told in the finding, not on stderr
+    logging.raiseExceptions = False   # the finding reports an outage, not a line on stderr
     try:
-        handler = fastlog.SysLogHandler(where, ident=f"{_IDENT}: ", **options)
+        handler = fastlog.SysLogHandler(address, ident=f"{_IDENT}: ", **options)
         logger = logging.Logger(_IDENT)
         logger.addHandler(handler)
         logger.info(text)
-        delivered = handler.flush(_PATIENCE)
-        if delivered and isinstance(where, tuple) and handler.socktype == socket.SOCK_DGRAM:
-            # udp(7): that nobody listens is told to the next send.
-            time.sleep(_REFUSAL)
+        delivered = handler.flush(_TIMEOUT)
+        if delivered and isinstance(address, tuple) and handler.socktype == socket.SOCK_DGRAM:
+            # udp(7): if no process listens, the next send reports it.
+            time.sleep(_REFUSAL_TIMEOUT)
             logger.info(text)
-            delivered = handler.flush(_PATIENCE) and not handler.stats().send_errors
+            delivered = handler.flush(_TIMEOUT) and not handler.stats().send_errors
         last_errno = handler.stats().last_errno
         handler.close(0.0)
     finally:
@@ -118,7 +131,10 @@ def _system_logs() -> Iterator[str]:
 
 
 def _size(path: str) -> int | None:
-    """0: not made yet, or out of sight; None: not a file that lines are appended to."""
+    """Return the size of a file, or 0 if it does not exist yet or is not visible.
+
+    Return None if it is not a regular file, to which the daemon appends lines.
+    """
     try:
         status = os.stat(path)
     except OSError:
@@ -127,7 +143,7 @@ def _size(path: str) -> int | None:
 
 
 def _is_readable(path: str) -> bool:
-    """What is not there yet counts as readable."""
+    """Return whether this user may read a file. A file that does not exist yet is readable."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -137,53 +153,65 @@ def _is_readable(path: str) -> bool:
     return os.access(path, os.R_OK)
 
 
-def _searches(token: str, files: list[str], watched: dict[str, int],
-              program: str | None) -> dict[str, Callable[[], str]]:
-    """By the name of a place: what tells where exactly the record is there; "": it is not."""
+def _make_searches(token: str, files: list[str], sizes: dict[str, int],
+                   journalctl: str | None) -> dict[str, Callable[[], str]]:
+    """Return a search function for each place to search, by its name.
 
-    def in_files(paths: list[str]) -> str:
-        return next((path for path in paths if _grew_by(path, watched[path], token.encode())), "")
+    A search function returns where exactly the record is, or an empty string.
+
+    sizes: the sizes of the files before the record was sent.
+    """
+
+    def search_files(paths: list[str]) -> str:
+        return next((path for path in paths
+                     if _contains_after(path, sizes[path], token.encode())), "")
 
     searches: dict[str, Callable[[], str]] = {}
-    known = [path for path in files if _is_readable(path)]
-    if known:
-        searches[_listing(known)] = lambda: in_files(known)
-    if program:
-        searches["the journal"] = lambda: "the journal" if token in _journal(program) else ""
+    readable = [path for path in files if _is_readable(path)]
+    if readable:
+        searches[_listing(readable)] = lambda: search_files(readable)
+    if journalctl:
+        searches[_JOURNAL] = lambda: _JOURNAL if token in _read_journal(journalctl) else ""
     if not searches:
-        searches[_ELSEWHERE] = lambda: in_files([path for path in watched if _is_readable(path)])
+        searches[_SYSTEM_LOGS] = lambda: search_files(
+            [path for path in sizes if _is_readable(path)])
     return searches
 
 
-def _search(searches: dict[str, Callable[[], str]]) -> dict[str, str]:
-    """Go on until it was found in all, or time is over."""
-    found: dict[str, str] = {}
-    deadline = time.monotonic() + _PATIENCE
+def _run_searches(searches: dict[str, Callable[[], str]]) -> dict[str, str]:
+    """Search until every search has found the record, or for _TIMEOUT seconds.
+
+    Return the places where it was found, by the name of the search.
+    """
+    places: dict[str, str] = {}
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         for name, search in searches.items():
-            if name not in found and (place := search()):
-                found[name] = place
-        if len(found) == len(searches) or time.monotonic() > deadline:
-            return found
-        time.sleep(_LOOK_AGAIN)
+            if name not in places and (place := search()):
+                places[name] = place
+        if len(places) == len(searches) or time.monotonic() > deadline:
+            return places
+        time.sleep(_SEARCH_INTERVAL)
 
 
-def _grew_by(path: str, offset: int, token: bytes) -> bool:
+def _contains_after(path: str, offset: int, token: bytes) -> bool:
+    """Return whether a file contains the token after an offset."""
     try:
         if os.path.getsize(path) == offset:
             return False
         with open(path, "rb") as file:
             file.seek(offset)
             return token in file.read(_GROWTH_MAX)
-    except OSError:  # not made yet, or rotated away
+    except OSError:  # the file does not exist yet, or was rotated
         return False
 
 
-def _journal(program: str) -> str:
+def _read_journal(journalctl: str) -> str:
+    """Return the last messages of the doctor in the journal."""
     try:
         return subprocess.run(
-            [program, "--quiet", "--no-pager", "--output=cat", "--lines=20",
+            [journalctl, "--quiet", "--no-pager", "--output=cat", "--lines=20",
              f"--identifier={_IDENT}"],
-            capture_output=True, text=True, errors="replace", timeout=_PATIENCE).stdout
+            capture_output=True, text=True, errors="replace", timeout=_TIMEOUT).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
