@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:       # the reader has closed the pipe, as in `fastlog doctor | head`
-        # The interpreter flushes stdout again at exit. Python's documentation of SIGPIPE.
+        # The interpreter flushes stdout again at exit: Python's documentation of SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

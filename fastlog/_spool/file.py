@@ -4,9 +4,8 @@
     the rest     the memory of the ring
 
 A process that uses a spool holds a lock on the file (fcntl(2), F_SETLK). The kernel releases the
-lock when the process ends, however it ends. A forked child does not inherit the lock. It gets a
-spool of its own beside the parent's, whose name is the parent's with the child's process id
-appended.
+lock when the process ends, however it ends. A forked child does not inherit the lock. It gets its
+own spool beside the parent's, named PATH.PID after the parent's path and the child's process id.
 
 Nothing in this file is on the data path of a record.
 """
@@ -225,7 +224,7 @@ class Spool:
     def _check_and_lock(path: str, descriptor: int) -> os.stat_result | None:
         """Check the owner and the mode of the file, and lock it.
 
-        Return its status, or None if the path refers to another file by then.
+        Return its status, or None if another file has replaced it in the meantime.
         """
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid():

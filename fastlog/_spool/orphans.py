@@ -1,4 +1,4 @@
-"""Orphaned spools: spools of processes that have ended, which are found, reported and sent.
+"""Find, report and send orphaned spools, that is, spools of processes that have ended.
 
 Nothing in this file is on the data path of a record.
 """
@@ -21,7 +21,7 @@ _ENGINES_MAX = 16        # spools that are sent at the same time
 
 
 def siblings(base: str | os.PathLike[str]) -> list[str]:
-    """Return the paths of the spools beside this one: of forked children, and renamed ones."""
+    """Return the paths of the spools of forked children and of renamed spools beside this one."""
     directory, name = os.path.split(os.path.abspath(os.fsdecode(base)))
     # Child: PATH.PID or PATH.PID.N. Renamed because it was not compatible: .PID.CAPACITY appended.
     pattern = re.compile(re.escape(name) + r"(\.\d+){1,4}")
@@ -46,7 +46,7 @@ class OrphanedSpools:
         self._make_engine = make_engine
         self._warn = warn
         self._base = spool.base
-        self._remaining_paths = siblings(spool.base)[::-1]  # not opened yet, the next one last
+        self._remaining_paths = siblings(spool.base)[::-1]  # not opened yet, in reverse order
         self._engines: list[tuple[Spool, Engine]] = []
         self._start_next()
 

@@ -57,12 +57,12 @@ class Times(NamedTuple):
 
 def time_open_loop(info: Info, message: str, label: str, count: int, rate: float, *,
                    asleep: bool, first: int = 0) -> Times:
-    """Make `count` calls, one due every 1/rate seconds regardless of how long the others took.
+    """Make `count` calls. One is due every 1/rate seconds, however long the earlier ones take.
 
     The arguments of the message are a number, counted from `first`, and the label.
 
-    The response time of a call that starts late because another call was slow counts from the
-    time when it was due. A user has to wait for that long, and a closed loop does not measure it
+    If a call starts late because an earlier one was slow, its response time still counts from the
+    time when it was due. This is how long a user waits. A closed loop does not measure it
     ("coordinated omission").
 
     asleep: what the process does until a call is due. True: it sleeps, like a service that waits

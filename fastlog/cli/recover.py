@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-#: The names of syslog's sockets. A daemon that listens there takes journal entries for text.
+#: The names of syslog's sockets. A daemon that listens there would treat journal entries as text.
 _SYSLOG_NAMES = {os.path.basename(path) for path in _validation.DEFAULT_PATHS}
 #: The priority of a message that has none: RFC 3164 section 4.3.3.
 _DEFAULT_PRIORITY = 13
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     except (TypeError, ValueError) as error:
         print(f"fastlog recover: {error}", file=sys.stderr)
         return 2
-    # A path need not be text, and stdout's encoding need not have every character of a record.
+    # A path or a record may contain characters that stdout cannot encode.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     complete = True

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     except (TypeError, ValueError) as error:
         print(f"fastlog doctor: {error}", file=sys.stderr)
         return 2
-    # A path need not be text.
+    # A path may contain bytes that stdout cannot encode.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     findings = list(Doctor(destination, facility, not options.no_send).findings())

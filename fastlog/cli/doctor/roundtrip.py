@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _IDENT = "fastlog-doctor"
-_TIMEOUT = 3.0         # seconds to send the record, and as many to find it
+_TIMEOUT = 3.0           # seconds to send the record, and as many to find it
 _SEARCH_INTERVAL = 0.01  # seconds
-_REFUSAL_TIMEOUT = 0.2  # seconds for a host to report that no process listens on a port
-_GROWTH_MAX = 1 << 24  # bytes to read of the growth of a file
+_REFUSAL_TIMEOUT = 0.2   # seconds for a host to report that no process listens on a port
+_GROWTH_MAX = 1 << 24    # bytes to read of the growth of a file
 
 # Places to search for the record.
 _JOURNAL = "the journal"
@@ -42,11 +42,11 @@ def check_round_trip(address: Any, options: dict[str, Any], files: Iterable[str]
     has_journal: whether journald receives the record.
     """
     token = uuid.uuid4().hex
-    files = [path for path in files if _size(path) is not None]
+    files = [path for path in files if _file_size(path) is not None]
     sizes = {path: size for path in dict.fromkeys([*files, *_system_logs()])
-             if (size := _size(path)) is not None}
+             if (size := _file_size(path)) is not None}
     start = time.monotonic()
-    sent = _send(address, options, f"test record {token}")
+    sent = _send_record(address, options, f"test record {token}")
     if not sent.delivered:
         reason = os.strerror(sent.last_errno) if sent.last_errno else "the daemon accepts nothing"
         return Finding("problem", "round-trip", "fastlog.SysLogHandler could not send a record "
@@ -89,18 +89,18 @@ def _report(places: list[str], missing: list[str], unreadable: list[str],
         return Finding("ok", "round-trip", f"{text}.")
     if unreadable:
         return Finding("note", "round-trip", f"{text}. It is unknown whether it arrived, because "
-                       f"this user may not read {_listing(unreadable)}.",
+                       f"this user may not read {_join_paths(unreadable)}.",
                        "Run fastlog doctor as root.")
     return Finding("note", "round-trip", f"{text}. It cannot be read back, because it is unknown "
                    "where the daemon writes. No file in /var/log contains the record.",
                    "Look for fastlog-doctor where the daemon writes or sends records.")
 
 
-def _listing(paths: list[str]) -> str:
+def _join_paths(paths: list[str]) -> str:
     return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
 
-def _send(address: Any, options: dict[str, Any], text: str) -> Sent:
+def _send_record(address: Any, options: dict[str, Any], text: str) -> Sent:
     raise_exceptions = logging.raiseExceptions
     logging.raiseExceptions = False   # the finding reports an outage, not a line on stderr
     try:
@@ -130,7 +130,7 @@ def _system_logs() -> Iterator[str]:
         pass
 
 
-def _size(path: str) -> int | None:
+def _file_size(path: str) -> int | None:
     """Return the size of a file, or 0 if it does not exist yet or is not visible.
 
     Return None if it is not a regular file, to which the daemon appends lines.
@@ -169,7 +169,7 @@ def _make_searches(token: str, files: list[str], sizes: dict[str, int],
     searches: dict[str, Callable[[], str]] = {}
     readable = [path for path in files if _is_readable(path)]
     if readable:
-        searches[_listing(readable)] = lambda: search_files(readable)
+        searches[_join_paths(readable)] = lambda: search_files(readable)
     if journalctl:
         searches[_JOURNAL] = lambda: _JOURNAL if token in _read_journal(journalctl) else ""
     if not searches:
