@@ -9,6 +9,7 @@ import os
 import re
 import time
 
+from fastlog._engine.spool_reader import recovery_stats
 from fastlog._spool.file import Spool
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
@@ -74,7 +75,7 @@ class OrphanedSpools:
         if told:
             self._warn(f"{told} in {path}" + (
                 "" if ours else f", for another destination: `fastlog recover {path}` sends them"))
-        if not engine.recovered()[0]:
+        if not recovery_stats(engine)[0]:
             spool.remove()
         elif ours:
             engine.start()
@@ -120,7 +121,7 @@ def explain(path: str, error: OSError) -> str:
 
 def describe(engine: Engine) -> str:
     """What an engine found in its spool, "" for nothing."""
-    records, unfinished, damaged = engine.recovered()
+    records, unfinished, damaged = recovery_stats(engine)
     parts = []
     if records:
         parts.append(f"{records} records of an earlier process")

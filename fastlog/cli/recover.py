@@ -11,17 +11,19 @@ import time
 from typing import TYPE_CHECKING
 
 from fastlog import _validation
-from fastlog._core import Engine
+from fastlog._core import FRAMINGS, Engine
+from fastlog._engine.spool_reader import read_records, recovery_stats, release_first
 from fastlog._spool.file import Spool, destination, is_stream
 from fastlog._spool.orphans import describe, explain, siblings
+from fastlog._stats import read_stats
 
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-# Framing, in _backend/framing.pxd.
-OCTET_COUNTING = 1
-ENTRY = 3                 # of the journal
+OCTET_COUNTING = FRAMINGS["octet-counting"]
+ENTRY = FRAMINGS["journal-entry"]
+FRAMING_NAMES = {number: name for name, number in FRAMINGS.items()}
 #: Of syslog's sockets, where entries of the journal would be taken for text.
 SYSLOG_NAMES = {os.path.basename(path) for path in _validation.DEFAULT_PATHS}
 #: Of a message that has none: RFC 3164 section 4.3.3.
@@ -96,17 +98,18 @@ def parse_address(text: str) -> dict[str, Any]:
 def make_engine(where: dict[str, Any], capacity: int, spool: Spool | None = None) -> Engine:
     """Raises OSError if the destination, which may be a damaged file's, makes no sense."""
     try:
-        paths = [_validation.connectable(_validation.socket_path(path)) for path in where["paths"]]
+        paths = [_validation.socket_path(path) for path in where["paths"]]
         host, port = "", 0
         if not paths:
             host, port = _validation.host_and_port((where["host"], where["port"]))
         elif len(paths) > len(_validation.DEFAULT_PATHS):
             raise ValueError(f"it has {len(paths)} paths")
-        if where["framing"] not in range(ENTRY + 1):
+        if where["framing"] not in FRAMING_NAMES:
             raise ValueError(f"framing {where['framing']!r}")
-        return Engine(paths, host=_validation.encoded_host(host), service=str(port).encode(),
-                      socktype=_validation.socktype(where["socktype"] or None) or 0,
-                      framing=where["framing"], capacity=capacity, spool=spool)
+        options = _validation.EngineOptions(
+            paths, host, port, socktype=_validation.socktype(where["socktype"] or None),
+            framing=FRAMING_NAMES[where["framing"]], capacity=capacity)
+        return Engine(options, spool)
     except (KeyError, TypeError, ValueError) as error:
         raise OSError(errno.EINVAL, f"the destination in it makes no sense: {error}",
                       spool and spool.path) from error
@@ -120,7 +123,7 @@ def look(path: str) -> bool:
         return True
     engine = make_engine(spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
-    for record in engine.records():
+    for record in read_records(engine):
         print("  " + record.decode("utf-8", "backslashreplace").rstrip("\0\n"))
     return True
 
@@ -140,7 +143,7 @@ def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
     engine = make_engine(where or spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
     error = 0
-    if not engine.recovered()[0]:
+    if not recovery_stats(engine)[0]:
         spool.remove()
     elif where and needs_rewriting(spool.destination, where):
         counted = spool.destination.get("framing") == OCTET_COUNTING
@@ -149,7 +152,7 @@ def recover(path: str, where: dict[str, Any] | None, timeout: float) -> bool:
         engine.start()
         engine.flush(timeout)
     engine.close(0.0)
-    stats = engine.stats()
+    stats = read_stats(engine)
     error = error or stats.last_errno
     if stats.pending:
         why = f" ({os.strerror(error)})" if error else ""
@@ -178,17 +181,17 @@ def send_rewritten(engine: Engine, counted: bool, where: dict[str, Any], timeout
 
     counted: whether a length is in front of each.
     """
-    other = make_engine(where, engine.stats().capacity)
+    other = make_engine(where, read_stats(engine).capacity)
     deadline = time.monotonic() + timeout
-    for record in engine.records():
+    for record in read_records(engine):
         priority, text = parse_record(record, counted)
         # Unix sockets get a NUL, as by default they do: a stream may listen there.
         other.submit(priority, text, append_nul=bool(where["paths"]))
         if not other.flush(max(0.0, deadline - time.monotonic())):
             break
-        engine.release_first()
+        release_first(engine)
     other.close(0.0)
-    return other.stats().last_errno
+    return read_stats(other).last_errno
 
 
 def parse_record(record: bytes, counted: bool) -> tuple[int, str]:

@@ -26,12 +26,13 @@ fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None
 LOOK = """
 import json, sys
 from fastlog._spool.file import Spool
+from fastlog._engine.spool_reader import read_records
 from fastlog.cli.recover import make_engine
 for line in sys.stdin:
     try:
         spool = Spool.open_existing(line[:-1], read_only=True)
         engine = spool.capacity and make_engine(spool.destination, spool.capacity, spool)
-        found = [record.decode("latin-1") for record in engine.records()] if engine else []
+        found = [record.decode("latin-1") for record in read_records(engine)] if engine else []
     except OSError as error:
         found = str(error)
     engine = spool = None

@@ -31,33 +31,33 @@ def test_absent_daemon(make_handler, make_sink, directory, logger_for, told):
     wait_for_trouble(handler)
     for i in range(1, 100):
         log.info("%d", i)
-    assert told() == [f"fastlog: {directory}/log cannot be reached (No such file or directory): "
-                      "records wait"]
+    assert told() == [f"fastlog: {directory}/log cannot be reached (No such file or directory); "
+                      "records wait in the ring"]
     sink = make_sink(directory / "log")
     sink.take(100)
     assert handler.flush()
     for _ in range(5):
         log.info("back")
     sink.take(5)
-    assert told() == [f"fastlog: {directory}/log takes records again"]
+    assert told() == [f"fastlog: {directory}/log accepts records again"]
 
 
 def test_full_ring(make_handler, sink, logger_for, told):
-    """Dropped records are told once, and their number when the daemon takes records again."""
+    """Dropped records are told once, and their number when the daemon accepts records again."""
     handler = make_handler(sink.path, capacity=4096, overflow="drop_new")
     log = logger_for(handler)
     sink.hang()
     for _ in range(100):
         log.info("x" * 100)
-    assert told() == [f"fastlog: {sink.path} takes no records and the ring is full: "
-                      "some are lost"]
+    assert told() == [f"fastlog: {sink.path} accepts no records and the ring is full: "
+                      "records are being lost"]
     stats = handler.stats()
     sink.take(stats.accepted)
     assert handler.flush()
     log.info("again")
     notice, again = sink.take(2)
     assert again == b"<14>again\0"
-    assert told() == [f"fastlog: {sink.path} takes records again; {stats.dropped} were lost"]
+    assert told() == [f"fastlog: {sink.path} accepts records again; {stats.dropped} were lost"]
     date = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
     assert re.fullmatch(rf"<12>fastlog: {stats.dropped} messages lost "
                         rf"\(full: {stats.dropped} info\), from {date} to {date}\0",

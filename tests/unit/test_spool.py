@@ -138,7 +138,7 @@ def test_not_with_sockets_of_ones_own(make_handler, spool):
         def createSocket(self):
             pass
 
-    with pytest.raises(ValueError, match="spool cannot be had with createSocket"):
+    with pytest.raises(ValueError, match="spool cannot be used where createSocket"):
         make_handler("/dev/log", cls=Own, spool=spool)
 
 

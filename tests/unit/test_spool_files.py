@@ -142,7 +142,7 @@ def test_refused_file_is_not_in_use(make_handler, directory, spool, make_orphane
     with open(spool, "r+b") as file:
         file.seek(512)
         file.write(b"\3" * 8)
-    with pytest.raises(OSError, match="positions make no sense"):
+    with pytest.raises(OSError, match="positions are inconsistent"):
         make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     try:
         make_handler(directory / "log", spool=spool, capacity=CAPACITY)
