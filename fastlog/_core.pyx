@@ -72,11 +72,6 @@ cdef Writer *engine_writer(Engine engine) except NULL:
     return pointer_load(&engine.writer)
 
 
-cdef uint64_t deadline_after(double timeout) noexcept nogil:
-    """Return the monotonic time, in ns, that is `timeout` seconds from now."""
-    return monotonic_ns() + <uint64_t>(timeout * 1e9)
-
-
 cdef enum Lifecycle:              # the steps of close(): DESIGN.md, "The life cycle of a handler"
     DRAINING                      # waiting until the writer has sent everything, or the deadline
     STOPPING                      # stopping and joining its thread
@@ -122,7 +117,6 @@ cdef class Engine:
             raise
 
     def __dealloc__(self):
-        cdef bint joined = True
         if self.writer == NULL:
             return
         registry_remove(&registry, self.writer)
@@ -130,9 +124,8 @@ cdef class Engine:
             writer_discard_inherited(self.writer)
             return
         with nogil:
-            joined = writer_stop(self.writer)
-        if joined:
-            writer_destroy(self.writer)
+            if writer_stop(self.writer):
+                writer_destroy(self.writer)
 
     cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL:
         """Return a writer that is not started, and register it.
@@ -299,8 +292,7 @@ cdef class Engine:
                         uint64_t flags) except -1:
         """Put a message that fits into the ring as one record. Returns flags of PutResult."""
         if FREE_THREADED and self.spooled:
-            # detach_spool() must not run meanwhile. A thread that waits for space releases the
-            # lock while it waits.
+            # detach_spool() must not run meanwhile. Waiting for space releases the lock.
             with cython.critical_section(self):
                 return self.write_record(priority, message, append_nul, urgent, flags)
         return self.write_record(priority, message, append_nul, urgent, flags)
@@ -442,7 +434,7 @@ cdef class Engine:
         timeout: seconds. Returns False if it expires first. After close() no writer is started:
         the result is then False at once if records are left.
         """
-        return self.wait_until_sent(deadline_after(timeout))
+        return self.wait_until_sent(monotonic_ns() + <uint64_t>(timeout * 1e9))
 
     cdef bint wait_until_sent(self, uint64_t deadline) except -1:
         self.ensure_current_process()
@@ -468,7 +460,7 @@ cdef class Engine:
         They stay in the ring, where a later submit() starts a new writer that sends them first.
         With a spool they stay in its file, which is then detached, and removed if it is empty.
         """
-        cdef uint64_t deadline = deadline_after(timeout)
+        cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef Writer *writer = engine_writer(self)
         cdef uint64_t left_before = self.left_in_spool
         cdef uint64_t pending = left_before
@@ -526,9 +518,8 @@ cdef class Engine:
             fd = writer.spool_fd
             if fd < 0:
                 return 0
-            # The GIL, or the lock, excludes put(), which could start the writer. It may have done
-            # so after close() stopped it. Then stop it once more, except where that could wait for
-            # a name server.
+            # The GIL, or the lock, excludes put(), which may have started the writer after close()
+            # stopped it. Then stop it once more, unless that could wait for a name server.
             if load_seq_cst(&writer.state.value) != STOPPED and (
                     transport_is_network(&writer.transport) or not writer_stop(writer)):
                 return 0
