@@ -62,14 +62,17 @@ if fork_guard_init(&fork_guard) != 0:
 
 
 cdef Registry *live_writers() noexcept:
-    """Return the writers of this process. For crash_drain.pyx, which is imported on demand."""
-    return &registry
+    return &registry              # for crash_drain.pyx, which is imported on demand
 
 
 cdef Writer *engine_writer(Engine engine) except NULL:
     """Return the writer of an engine in the current process."""
     engine.ensure_current_process()
     return pointer_load(&engine.writer)
+
+
+cdef inline bint is_stopped(Writer *writer) noexcept nogil:
+    return load_seq_cst(&writer.state.value) == STOPPED
 
 
 cdef enum Lifecycle:              # the steps of close(): DESIGN.md, "The life cycle of a handler"
@@ -172,8 +175,7 @@ cdef class Engine:
     cdef int start_over_after_fork(self) except -1:
         """Leave the parent's ring to the parent and start with an empty one."""
         cdef Writer *writer
-        cdef object inherited = None      # kept to the end: freeing it may run a __del__
-        cdef object spool = None
+        cdef object spool = None, inherited = None    # to the end: freeing it may run a __del__
         cdef int fd = -1
         if self.spooled:
             # This runs Python code, so other threads and signal handlers may get here, too. Each
@@ -270,9 +272,7 @@ cdef class Engine:
         cdef bytes whole = message_bytes(message)
         cdef const char *text = PyBytes_AS_STRING(whole)
         cdef size_t prefix = message.pieces[0].size
-        cdef size_t end = message.size
-        cdef size_t begin = prefix
-        cdef size_t size
+        cdef size_t begin = prefix, end = message.size, size
         cdef int accepted = PUT_ACCEPTED, flags = 0, result
         while begin < end:
             size = end - begin
@@ -334,7 +334,7 @@ cdef class Engine:
         return PUT_OUTAGE_CHANGED if epoch != load_relaxed(&self.reported_epoch) else 0
 
     def set_synchronous(self):
-        """Ask each caller of put() to flush from now on: the process is exiting."""
+        """Ask each caller of put() to flush from now on, because the process is exiting."""
         store_relaxed(&self.synchronous, 1)
 
     # --- overflow ------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ cdef class Engine:
         `writer` is updated if another one has replaced it: waiting may fork or close.
         """
         cdef Record *record
-        if load_seq_cst(&writer[0].state.value) == STOPPED:
+        if is_stopped(writer[0]):
             writer_start(writer[0])   # close() left a full ring that nothing else would drain
         if self.overflow == BLOCK:
             return self.await_space(writer, size, severity, used)
@@ -446,7 +446,7 @@ cdef class Engine:
             if load_acquire(&writer.ring.at.tail.value) >= target:
                 break
             with cython.critical_section(self):       # as in start()
-                if now >= deadline or load_seq_cst(&writer.state.value) == STOPPED:
+                if now >= deadline or is_stopped(writer):
                     return False
                 writer_notify(writer, True)
             self.await_tail(writer, target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
@@ -457,15 +457,13 @@ cdef class Engine:
         """Flush for at most `timeout` seconds, stop the writer, and join its thread.
 
         Returns the number of records that are left, without those that an earlier close() left.
-        They stay in the ring, where a later submit() starts a new writer that sends them first.
-        With a spool they stay in its file, which is then detached, and removed if it is empty.
+        They stay in the ring, and a later submit() starts a new writer that sends them first. With
+        a spool they stay in its file, which is then detached, and removed if it is empty.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef Writer *writer = engine_writer(self)
-        cdef uint64_t left_before = self.left_in_spool
-        cdef uint64_t pending = left_before
-        cdef Lifecycle state = (CLOSED if load_seq_cst(&writer.state.value) == STOPPED
-                                else DRAINING)
+        cdef uint64_t left_before = self.left_in_spool, pending = left_before
+        cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
         cdef bint sent = True, joined
         writer_offer_socket(writer, -1)               # withdraw one that it has not taken
         while state != CLOSED:
@@ -484,7 +482,7 @@ cdef class Engine:
                 break                                 # the deadline has passed
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
-            state = CLOSED if load_seq_cst(&writer.state.value) == STOPPED else DRAINING
+            state = CLOSED if is_stopped(writer) else DRAINING
         self.detach_spool()
         return pending - left_before
 
@@ -520,8 +518,8 @@ cdef class Engine:
                 return 0
             # The GIL, or the lock, excludes put(), which may have started the writer after close()
             # stopped it. Then stop it once more, unless that could wait for a name server.
-            if load_seq_cst(&writer.state.value) != STOPPED and (
-                    transport_is_network(&writer.transport) or not writer_stop(writer)):
+            if not is_stopped(writer) and (transport_is_network(&writer.transport)
+                                           or not writer_stop(writer)):
                 return 0
             empty = ring_used(&writer.ring) == 0
             if not ring_detach(&writer.ring):
