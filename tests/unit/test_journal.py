@@ -191,13 +191,13 @@ def test_misbehaving_values_are_sent(handler, sink, logger_for, capsys):
     record = logging.makeLogRecord({"msg": "m", "text": Text("t"), "bytes_": Bytes(b"b"),
                                     "view": released})
     vars(record)[Unprintable()] = 1
-    vars(record)[Text("key")] = 2
+    vars(record)[Text("own")] = 2
     handler.handle(record)
     fields = parse_entry(sink.take_one())
     assert capsys.readouterr().err == ""
     assert fields.pop("VIEW").startswith(b"<released memory")
     assert {name: value for name, value in fields.items() if name not in OWN_FIELDS} == {
-        "TEXT": b"t", "BYTES_": b"b", "KEY": b"2",
+        "TEXT": b"t", "BYTES_": b"b", "OWN": b"2",
         "X__UNPRINTABLE_WITHOUT_A_STR___": b"1"}
 
 
@@ -425,7 +425,7 @@ logging.info("configured")
 @pytest.mark.parametrize("name, arguments, ident", [
     ("my program.py", ["my program.py"], b"my_program.py"),
     ("shop/__main__.py", ["-m", "shop"], b"shop"),
-    ("shop/__init__.py", ["-m", "shop"], b"python"),      # The name is not set yet.
+    ("shop/__init__.py", ["-m", "shop"], b"python"),      # sys.argv[0] is still "-m".
     ("shop.py", ["-m", "shop"], b"shop.py"),
     ("shop.py", ["-c", "import shop"], b"python")])
 def test_default_ident_is_the_program(sink, tmp_path, name, arguments, ident):
