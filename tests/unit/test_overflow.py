@@ -371,8 +371,7 @@ def test_loss_report_is_formatted_by_the_formatter(make_handler, sink, logger_fo
 
 @pytest.mark.parametrize("overflow", ["block", "drop_new", "drop_oldest"])
 def test_full_ring_is_sent_after_close(make_handler, directory, make_sink, logger_for, overflow):
-    """After close() timed out on a full ring, the next record restarts the writer, even if dropped.
-    """
+    """After close() timed out, the next record restarts the writer even if the ring is full."""
     path = directory / "log"
     handler = make_handler(path, capacity=mmap.PAGESIZE, overflow=overflow, block_timeout=0.01)
     log = logger_for(handler)

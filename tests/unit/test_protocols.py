@@ -59,8 +59,7 @@ LOGGERS = pytest.mark.parametrize("cls", [logging.Logger, fastlog.Logger])
 
 
 def test_rfc5424_header_is_parsed(make_handler, parsing_daemon):
-    """rsyslogd parses every part of an RFC 5424 header as given, with the time to the microsecond.
-    """
+    """rsyslogd parses every part of an RFC 5424 header, and the time to the microsecond."""
     handler = make_handler(
         parsing_daemon.socket, "local3", protocol="rfc5424", hostname="web-1.example.org",
         app_name="shop", procid="worker-7", msgid="ORDER",
@@ -87,7 +86,8 @@ VALUES = ["", " ", 'a "b" ]', "\\", "]", '"', "\\]", '\\"', "end\\", "two\\\\", 
 
 def test_structured_data_values_are_parsed(make_handler, start_rsyslogd):
     """rsyslog's mmpstrucdata module parses each value of structured data as given."""
-    configuration = PARSED.replace("global(", 'global(parser.escapeControlCharactersOnReceive="off" ')
+    configuration = PARSED.replace(
+        "global(", 'global(parser.escapeControlCharactersOnReceive="off" ')
     daemon = start_rsyslogd(configuration=configuration.replace(
         "action(", 'module(load="mmpstrucdata")\naction(type="mmpstrucdata")\naction(').replace(
         '"structured-data"', '"$!rfc5424-sd!a@32473"'))
@@ -204,7 +204,7 @@ for created in (1_700_000_000.0, 1_720_000_000.999999, 0.5, 1_710_054_000.999999
 
 
 def test_leap_second_is_not_sent(run_python, sink):
-    """No time has a leap second, which RFC 5424 section 6.2.3 forbids.
+    """The time never has second 60, which RFC 5424 section 6.2.3 forbids.
 
     The zones in zoneinfo/right contain leap seconds.
     """

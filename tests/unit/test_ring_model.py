@@ -71,7 +71,7 @@ class RingMachine(RuleBasedStateMachine):
     def reserve(self, length, severity):
         """A reservation succeeds exactly if the record fits into the space for its severity.
 
-        Severities below WARNING may use seven eighths of the ring.
+        Records less severe than WARNING may use seven eighths of the ring.
         """
         self.count += 1
         data = (b"%d " % self.count * length)[:length]
@@ -182,7 +182,7 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule(positions=st.tuples(*[st.integers(0, 2**64 - 1)] * 3))
     def crash_with_wrong_positions(self, positions):
-        """Recovery refuses positions that contradict one another, as Engine relies on."""
+        """Recovery refuses inconsistent values of head, tail and sent_pos."""
         original_head, original_tail = self.ring.head, self.ring.tail
         head, tail, sent_pos = positions
         is_valid = (head % WORD == tail % WORD == sent_pos % WORD == 0 and tail <= sent_pos <= head
@@ -207,7 +207,7 @@ class RingMachine(RuleBasedStateMachine):
 
     @invariant()
     def free_memory_is_zeroed(self):
-        """The memory between head and the end of the free space contains only zeros."""
+        """The free part of the ring contains only zeros."""
         assert self.ring.is_zero(self.ring.head, self.ring.tail + CAPACITY)
 
 
