@@ -386,12 +386,12 @@ def test_missing_attributes_are_errors(format_native):
 
 def test_argument_clears_the_record_while_it_is_formatted(format_native):
     """An argument's __str__ may clear the record that is being formatted."""
-    class Meddler:
+    class SideEffect:
         def __str__(self):
             vars(record).clear()
             return "done"
 
-    record = make_record("%s", (Meddler(),))
+    record = make_record("%s", (SideEffect(),))
     assert format_native(logging.Formatter(ALL), record).endswith(b" done 100 %")
 
 
@@ -492,12 +492,12 @@ def test_formats_around_the_compilation_limits(make_handler, sink, logger_class)
 
 def test_exception_changes_the_record_while_it_is_formatted(format_native):
     """An exception's __str__ may change the record that is being formatted."""
-    class Meddler(Exception):
+    class SideEffect(Exception):
         def __str__(self):
             vars(record).update(levelno=10**9, name="x" * 1000, stack_info=None)
             return "meddler"
 
-    record = make_record(exc_info=(Meddler, Meddler(), None), stack_info="stack")
+    record = make_record(exc_info=(SideEffect, SideEffect(), None), stack_info="stack")
     assert format_native(logging.Formatter("%(message)s"), record).endswith(b"meddler")
 
 
