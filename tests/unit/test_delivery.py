@@ -33,7 +33,7 @@ def test_records_arrive_in_order_and_are_counted(handler, log, sink):
 
 @pytest.mark.parametrize("capacity", [PAGE, 4 * PAGE, 1 << 22])
 def test_each_threads_records_keep_their_order(make_handler, sink, logger_for, capacity):
-    """Six threads share a ring: all records arrive, and each thread's records keep their order."""
+    """The records of six threads that share a ring all arrive, in order for each thread."""
     handler = make_handler(sink.path, capacity=capacity, block_timeout=30.0)
     log = logger_for(handler)
 
@@ -211,7 +211,7 @@ def test_oversized_record_is_truncated(make_handler, sink, logger_for, character
 
 @pytest.mark.parametrize("ident", ["", "tag: ", "\u20ac" * 5000])
 def test_record_larger_than_the_ring_is_truncated(make_handler, sink, logger_for, ident):
-    """Truncation to half the ring shortens the message first, then the ident, never the NUL."""
+    """Truncation to half the ring cuts the message first, then the ident, but never the NUL."""
     handler = make_handler(sink.path, capacity=PAGE, ident=ident)
     log = logger_for(handler)
     log.info("\u20ac" * 10_000)

@@ -45,7 +45,10 @@ def format_native(make_handler, sink):
 
 
 def format_stdlib(formatter, record):
-    """Format a record with the standard library; return the bytes or the error's type and text."""
+    """Format a record with the standard library and return the bytes or the error.
+
+    An error is returned as its type and text.
+    """
     try:
         return formatter.format(record).encode("utf-8", "backslashreplace")
     except Exception as error:
@@ -278,7 +281,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_formatter_changed_in_place(check, in_zone, name):
-    """The next record sees a changed formatter attribute; an unrelated one has no effect."""
+    """The next record sees a changed formatter attribute, and an unrelated one has no effect."""
     formatter = logging.Formatter("%(asctime)s %(message)s")
     record = make_record(exc_info=(ValueError, ValueError("v"), None), stack_info="stack")
     with in_zone("IST-5:30"):  # Local time differs from gmtime in this zone.

@@ -26,7 +26,7 @@ def handler(make_journal_handler, sink):
 
 
 def parse_entry(entry):
-    """Parse an entry of journald's native protocol into a dict; assert that names are unique."""
+    """Parse an entry of journald's native protocol into a dict and assert that names are unique."""
     fields = {}
     while entry:
         line, end, entry = entry.partition(b"\n")
@@ -313,7 +313,7 @@ handler = fastlog.JournalHandler(sys.argv[1], ident="x")
 log = logging.Logger("x")
 log.addHandler(handler)
 log.info("small")
-assert handler.flush(20)                     # The handler is connected.
+assert handler.flush(20)                     # waits until the handler is connected
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
 taken = []
 with contextlib.suppress(OSError):

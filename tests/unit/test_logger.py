@@ -129,7 +129,7 @@ def test_record_equals_the_stdlib_record(log):
             if name == "msecs":
                 assert value in range(1000)
             elif name in ("created", "relativeCreated"):
-                tolerance = 5 if name == "created" else 5000  # 5 s, in seconds or milliseconds
+                tolerance = 5 if name == "created" else 5000  # relativeCreated is in milliseconds.
                 assert expected_value <= value < expected_value + tolerance
             else:
                 assert value == expected_value, name
@@ -241,7 +241,7 @@ def test_attributes_are_those_of_the_stdlib_logger(log, sink):
 
 @pytest.fixture
 def install():
-    """Return fastlog.install; afterwards uninstall it and remove the loggers created meanwhile."""
+    """Return fastlog.install. Afterwards, uninstall and remove the loggers created meanwhile."""
     original_names = set(logging.root.manager.loggerDict)
     yield fastlog.install
     fastlog.uninstall()
@@ -250,7 +250,7 @@ def install():
 
 
 def test_install_changes_all_loggers(install, make_handler, sink):
-    """install() changes existing loggers, later loggers and the root; uninstall() undoes it."""
+    """install() changes existing loggers, later loggers and the root, and uninstall() undoes it."""
     early = logging.getLogger("early.child")
     early.setLevel(logging.INFO)
     early.addHandler(make_handler(sink.path))

@@ -18,7 +18,7 @@ TEXT = "x" * 100
 
 
 def fill(handler, log, sink):
-    """Fill the sink's queue and log until a record is dropped; return the number accepted."""
+    """Fill the sink's queue, log until a record is dropped, and return the number accepted."""
     sink.hang()
     while handler.stats().dropped == 0:
         log.info(TEXT)
@@ -74,7 +74,7 @@ def test_stall_ends_when_the_daemon_accepts_records(make_handler, sink, logger_f
 
 
 def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for):
-    """A slow daemon slows the program down and loses no record while it makes progress."""
+    """A slow daemon slows the program down, but no record is lost while it makes progress."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=2.0)
     log = logger_for(handler)
     sink.hang()
@@ -266,7 +266,7 @@ def test_drop_oldest_counts_a_record_interrupted_by_close(make_handler, make_sin
 
 
 def test_drop_oldest_with_concurrent_threads(make_handler, sink, logger_for):
-    """Eight threads overflow a one-page ring: each thread's order is kept and the sums hold."""
+    """When eight threads overflow a one-page ring, each thread's order and the sums are kept."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_oldest")
     log = logger_for(handler)
     received = []

@@ -155,7 +155,7 @@ class RingMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self.model)
     def crash_with_damage(self, data):
-        """Recovery keeps all records that were not overwritten, in order, and the ring works on."""
+        """Recovery keeps the undamaged records in order, and the ring remains usable."""
         damaged = data.draw(st.lists(st.sampled_from(self.model), max_size=4, unique_by=id))
         for entry in damaged:
             word_index = data.draw(st.integers(0, entry.span // WORD - 1))
@@ -170,7 +170,7 @@ class RingMachine(RuleBasedStateMachine):
         self.model = deque(entries)
 
     def read_all(self):
-        """Read the ring from tail to head; assert that it is readable throughout."""
+        """Read the ring from tail to head and assert that it is readable throughout."""
         entries = []
         position = self.ring.tail
         while position < self.ring.head:

@@ -129,7 +129,7 @@ else:
 
 def test_truncated_file_is_recovered_partly(make_orphaned_spool, recover, make_sink, make_handler,
                                             spool):
-    """The records that remain in a truncated file are sent; a dry run fails and changes nothing."""
+    """The records left in a truncated file are sent, and a dry run fails and changes nothing."""
     make_orphaned_spool(*range(100))
     os.truncate(spool, PAGE + 16 * 40)
     original = spool.read_bytes()

@@ -118,7 +118,7 @@ def test_close_wakes_the_writer(make_lingering, sink):
 
 
 def test_busy_program_makes_no_wakeup_calls(make_lingering):
-    """Records logged while the writer lingers make no wakeup calls."""
+    """Records logged while the writer lingers cause no wakeup calls."""
     handler, log = make_lingering()
     for i in range(1000):
         log.info("record %d", i)
