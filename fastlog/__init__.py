@@ -1,12 +1,12 @@
-"""Logging to syslog that never waits for the daemon.
+"""Logging to syslog without waiting for the daemon.
 
-`fastlog.SysLogHandler` takes the place of `logging.handlers.SysLogHandler`: a
-record's bytes go into a ring buffer, and a native thread sends them.
-`fastlog.JournalHandler` does so with journald and its fields.
+`fastlog.SysLogHandler` replaces `logging.handlers.SysLogHandler`. The bytes of a record go into a
+ring buffer, and a native thread sends them. `fastlog.JournalHandler` does the same for journald,
+with its fields.
 """
 try:
     from fastlog import _core as _core
-except ImportError as _error:  # the source tree shadows the installed package
+except ImportError as _error:  # the source tree hides the installed package
     raise ImportError(
         f"fastlog's native part did not load ({_error}). In a source tree, install the package "
         "(`pip install .`) and run from another directory, or build it in place "
@@ -35,7 +35,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-# Imported when somebody wants it: `import fastlog` is part of a program's start.
+# Imported on first use, because `import fastlog` delays the start of a program.
 _LAZY = {
     "JournalHandler": "journal",
     "Logger": "loggers",

@@ -1,73 +1,82 @@
-"""Engine as other extension modules see it; _core.pyx explains."""
+"""Engine as other extension modules see it. _core.pyx has the explanations."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastlog._backend.atomics cimport atomic_u64
 from fastlog._backend.counters cimport Loss
-from fastlog._engine.message cimport Message
-from fastlog._engine.registry cimport Registry
+from fastlog._backend.framing cimport Framing
 from fastlog._backend.ring cimport Record
 from fastlog._backend.writer cimport Writer
+from fastlog._engine.message cimport Message
+from fastlog._engine.registry cimport Registry
 
-cdef enum Put:                        # what Engine.put returns, flags
-    PUT_ACCEPTED = 1                  # else dropped
-    PUT_OUTAGE_CHANGED = 2                      # Engine.poll_outage() has something to tell
-    PUT_FLUSH = 4                     # the caller is to flush
+cdef enum PutResult:              # flags that Engine.put() returns
+    PUT_ACCEPTED = 1              # the record is in the ring; if not set, it was dropped
+    PUT_OUTAGE_CHANGED = 2        # reports.poll_outage() has something to return
+    PUT_FLUSH = 4                 # the process is exiting: the caller must flush
 
 
-cdef enum Overflow:                   # what a record that finds the ring full meets
-    BLOCK
-    DROP_NEW
-    DROP_OLDEST
+cdef enum Overflow:               # what happens to a record that finds the ring full
+    BLOCK                         # it waits while the daemon accepts records
+    DROP_NEW                      # it is dropped
+    DROP_OLDEST                   # the oldest records are evicted for it
 
 
 cdef Registry *live_writers() noexcept
 
 
 cdef class Engine:
-    cdef Writer *writer               # another one after a fork, or if it was lost
-    cdef atomic_u64 fork_epoch        # the process that `writer` belongs to
-    cdef tuple paths
+    # The fork invariant. Each entry point calls ensure_current_process() before it uses `writer`,
+    # and loads `writer` again after anything that may have waited or run Python code.
+    cdef Writer *writer               # replaced after a fork, and when its thread hangs
+    cdef atomic_u64 fork_epoch        # of the process that `writer` belongs to
+    # Constant, copied from the EngineOptions:
+    cdef tuple paths                  # of bytes
     cdef bytes host, service
     cdef int socktype
     cdef uint64_t connect_timeout     # ns
-    cdef bint adopting
-    cdef int framing                  # Framing
+    cdef bint adopting                # sockets are connected elsewhere and handed over
+    cdef Framing framing
     cdef uint64_t capacity            # bytes
     cdef Overflow overflow
     cdef uint64_t block_timeout       # ns
     cdef uint64_t linger              # ns
-    cdef size_t max_size              # bytes of a record; 0: no limit of its own
-    cdef bint split                   # longer ones into several records
-    cdef bint spooled                 # whether it has one, or had
-    cdef object spool                 # fastlog._spool.file.Spool, or None; likewise
-    cdef uint64_t left_behind         # records in the spool when it was given up
-    cdef atomic_u64 synchronous       # 1: the process ends, each call waits for its record
-    cdef atomic_u64 reported_epoch              # the number of the last trouble that news() told of
-    cdef uint64_t reported_lost           # records lost until the last was over
-    cdef list reported_losses             # as collect_losses() last read them
+    cdef size_t max_size              # bytes of a record; 0: no limit but the ring's
+    cdef bint split                   # a longer message becomes several records
+    cdef bint spooled                 # created with a spool
+    cdef object spool                 # fastlog._spool.file.Spool, or None once it was detached
+    cdef uint64_t left_in_spool       # records in the spool when it was detached
+    cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush
+    # What fastlog._engine.reports has reported so far:
+    cdef atomic_u64 reported_epoch    # the writer's outage_epoch
+    cdef uint64_t reported_lost       # records lost when the last outage ended
+    cdef list reported_losses         # None, or the counts of all losses
 
     cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL
     cdef int ensure_current_process(self) except -1
-    cdef object spool_now(self)
-    cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
+    cdef int start_over_after_fork(self) except -1
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1
-    cdef size_t longest_entry(self) except 0
     cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
                        bint truncated) except -1
-    cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
-                       size_t longest) except -1
+    cdef size_t max_entry_size(self) except 0
+    cdef int put_in_parts(self, uint32_t priority, Message *message, bint append_nul,
+                          bint urgent, size_t max_size) except -1
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                         uint64_t flags) except -1
     cdef int write_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                           uint64_t flags) except -1
-    cdef Record *find_space(self, Writer **place, size_t size, uint64_t severity,
-                           uint64_t *used) except? NULL
-    cdef Record *await_space(self, Writer **place, size_t size, uint64_t severity,
-                            uint64_t *used) except? NULL
-    cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept
-    cdef list read_losses(self, Writer *writer)
-    cdef int replace_hung_writer(self, Writer *lost) except -1
-    cdef int detach_spool(self) except -1
-    cdef uint64_t count_pending(self) noexcept
     cdef int outage_changed(self) noexcept
+    cdef Record *find_space(self, Writer **writer, size_t size, uint64_t severity,
+                            uint64_t *used) except? NULL
+    cdef Record *await_space(self, Writer **writer, size_t size, uint64_t severity,
+                             uint64_t *used) except? NULL
+    cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept
+    cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
+    cdef bint wait_until_sent(self, uint64_t deadline) except -1
+    cdef int replace_hung_writer(self, Writer *hung) except -1
+    cdef int detach_spool(self) except -1
+    cdef object current_spool(self)
+    cdef uint64_t count_pending(self, Writer *writer) noexcept
+
+
+cdef Writer *engine_writer(Engine engine) except NULL

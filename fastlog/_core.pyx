@@ -1,5 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""Engine: a ring and its writer, seen from Python. The only border between the two worlds."""
+"""Engine: a ring and its writer thread, as Python sees them.
+
+This is the only door between Python and the native code of `_backend`. Records enter by put() and
+leave through the writer thread, which never takes the GIL. DESIGN.md describes both.
+"""
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -7,257 +11,208 @@ from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap
 from posix.unistd cimport close, getpid
 
-from fastlog._backend.atomics cimport (add_relaxed, atomic_u64, cas_relaxed, exchange_seq_cst,
-                               load_acquire, load_relaxed, load_seq_cst, store_relaxed,
-                               store_release)
+from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, load_seq_cst,
+                                       store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
-                                UNSENDABLE, Loss, count_loss, count_lost, count_owned)
-from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE, OCTET_COUNTING,
-                             UNFRAMED, frame_priority_size, frame_start, frame_utf8_floor)
-from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
-                               message_bytes, message_copy, message_end, message_escape,
-                               message_truncate)
+                                        UNSENDABLE, Loss, count_loss, count_lost)
+from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
+                                       OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
+                                       frame_utf8_floor)
 from fastlog._backend.posix cimport SOCK_STREAM
-from fastlog._engine.registry cimport Registry, registry_add, registry_remove
-from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, RecoveryStats, Record, Ring, record_bytes,
-                            record_span, ring_at, ring_commit, ring_detach, ring_peek,
-                            ring_release, ring_try_reserve, ring_used)
-from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_discard_inherited, writer_notify,
-                              writer_start, writer_stop)
-from fastlog._engine.freethreading cimport FREE_THREADED
+from fastlog._backend.ring cimport (TRUNCATED, Record, record_bytes, record_span, ring_commit,
+                                    ring_detach, ring_try_reserve, ring_used)
 from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_add_path,
-                                 transport_is_network)
+                                         transport_is_network)
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
-                              writer_evict, writer_offer_socket)
-
-cdef extern from "<sys/mman.h>" nogil:
-    int MADV_WIPEONFORK
+                                      writer_evict, writer_offer_socket)
+from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
+                                             writer_discard_inherited, writer_notify,
+                                             writer_start, writer_stop)
+from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
+from fastlog._engine.freethreading cimport FREE_THREADED
+from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
+                                      message_bytes, message_copy, message_end, message_escape,
+                                      message_truncate)
+from fastlog._engine.registry cimport Registry, registry_add, registry_remove
 
 cdef extern from "_engine/freethreading.h" nogil:
     Writer *pointer_load(Writer **place)
     void pointer_store(Writer **place, Writer *writer)
 
 cdef enum:
-    # The longest a waiting thread takes to notice Ctrl-C.
-    SIGNAL_CHECK = 50 * MILLISECOND
-    # How often a thread that waits for room looks whether the writer makes progress.
-    PROGRESS_CHECK = 10 * MILLISECOND
-    # It is woken when this part of the ring is free: not for each record's room.
-    WAKE_SHARE = 32
+    SIGNAL_CHECK = 50 * MILLISECOND       # a waiting thread checks for Ctrl-C at least this often
+    PROGRESS_CHECK = 10 * MILLISECOND     # and this often whether a full ring makes progress
+    WAKE_SHARE = 32                       # it is woken when 1/32 of the ring is free
 
+# The native enums, by the names that options use.
+FRAMINGS = {None: UNFRAMED, "octet-counting": OCTET_COUNTING, "newline": NEWLINE,
+            "journal-entry": ENTRY}
+OVERFLOW_POLICIES = {"block": BLOCK, "drop_new": DROP_NEW, "drop_oldest": DROP_OLDEST}
+LOSS_REASONS = {"full": FULL, "stalled": STALLED, "interrupted": INTERRUPTED, "evicted": EVICTED,
+                "unsendable": UNSENDABLE}
 
-# --- which process is this? --------------------------------------------------------------------
+cdef Registry registry                # of the writers that crash_drain.pyx has to find
+cdef ForkGuard fork_guard
 
-# A header on a page that the kernel hands to a forked child as zeros: madvise(2),
-# MADV_WIPEONFORK, Linux 4.14. So a fork is noticed by one load, also when it was
-# made in C and no hook of Python's ran. All other memory is copied: the child
-# counts on from its parent's number, and no number is met twice in one line.
-cdef atomic_u64 *fork_page
-cdef atomic_u64 last_fork_epoch
-
-
-cdef int map_fork_page() except -1:
-    global fork_page
-    cdef void *page = mmap(NULL, sizeof(atomic_u64), PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if page == MAP_FAILED or madvise(page, sizeof(atomic_u64), MADV_WIPEONFORK) != 0:
-        PyErr_SetFromErrno(OSError)
-    fork_page = <atomic_u64 *>page
-    return 0
-
-
-cdef uint64_t assign_fork_epoch() noexcept nogil:
-    cdef uint64_t nobody = 0
-    cdef uint64_t number = add_relaxed(&last_fork_epoch, 1) + 1
-    while not cas_relaxed(fork_page, &nobody, number):
-        if nobody != 0:           # another thread was first
-            return nobody
-    return number
-
-
-cdef inline uint64_t current_fork_epoch() noexcept nogil:
-    """A number that a process does not share with its parent. Any thread."""
-    cdef uint64_t number = load_relaxed(fork_page)
-    return number if number != 0 else assign_fork_epoch()
-
-
-map_fork_page()
-
-
-# For _engine/crash_drain.pyx, which is imported only when it is target_tail.
-cdef Registry registry
+if fork_guard_init(&fork_guard) != 0:
+    PyErr_SetFromErrno(OSError)
 
 
 cdef Registry *live_writers() noexcept:
-    return &registry
+    return &registry              # for crash_drain.pyx, which is imported on demand
 
 
-# Of fastlog._stats, which takes as long to import as this: with the first Engine.
-cdef object Stats = None
-cdef object named_losses = None
+cdef Writer *engine_writer(Engine engine) except NULL:
+    """Return the writer of an engine in the current process."""
+    engine.ensure_current_process()
+    return pointer_load(&engine.writer)
 
 
-cdef int import_stats() except -1:
-    global Stats, named_losses
-    from fastlog._stats import Stats as cls, named_losses as function
-    Stats, named_losses = cls, function
-    return 0
+cdef inline bint is_stopped(Writer *writer) noexcept nogil:
+    return load_seq_cst(&writer.state.value) == STOPPED
 
 
+cdef enum Lifecycle:              # the steps of close(): DESIGN.md, "The life cycle of a handler"
+    DRAINING                      # waiting until the writer has sent everything, or the deadline
+    STOPPING                      # stopping and joining its thread
+    CLOSED                        # there is no thread; a later record starts one
+
+
+@cython.final
 cdef class Engine:
-    """One ring and one writer thread that sends to a socket.
+    """A ring, and one writer thread that sends its records to a socket.
 
-    Thread-safe, all of it. The arguments are checked by the handler.
+    All methods are thread-safe.
 
-    paths: socket paths as bytes, tried in order at each connect. With a host: ().
-    host, service: name or address, and port, as bytes; resolved by the writer.
-    socktype: SOCK_DGRAM, SOCK_STREAM, or 0 for datagram with fallback to stream.
-    connect_timeout: seconds that a TCP connect may take; 0: what the kernel allows.
-    adopting: connect nothing; sockets come by adopt().
-    framing: 0: none, 1: octet counting, 2: newline (RFC 6587), 3: entries of the journal.
-    capacity: bytes of the ring, a power of two and at least a page.
-    overflow: 0: a record that finds no room waits, 1: it is dropped, 2: the oldest are discarded.
-    block_timeout: seconds without progress after which it is dropped and the engine is stalled.
-    linger: seconds of the writer's first look-again interval; 0: none.
-    max_size: bytes of a record, framing not included; 0: what the ring and the socket take.
-    split: whether a longer record becomes several instead of being truncated.
-    spool: None, or an object whose open() returns the descriptor of a file for the ring: its
-        first page is Spool's and holds the positions (see _backend/ring.pxd).
+    options: fastlog._validation.EngineOptions.
+    spool: None, or a fastlog._spool.file.Spool, whose file stores the ring.
+
+    Raises OSError if the ring cannot be allocated or the spool is damaged.
     """
 
-    def __cinit__(self, paths, *, host=b"", service=b"", int socktype=0,
-                  double connect_timeout=0.0, bint adopting=False, int framing=0,
-                  uint64_t capacity, int overflow=BLOCK, double block_timeout=0.2,
-                  double linger=0.0, size_t max_size=0, bint split=False, spool=None):
-        if Stats is None:
-            import_stats()
-        self.paths = tuple(paths)
-        self.host = host
-        self.service = service
-        self.socktype = socktype
-        self.connect_timeout = <uint64_t>(connect_timeout * 1e9)
-        self.adopting = adopting
-        self.framing = framing
-        self.capacity = capacity
-        self.overflow = <Overflow>overflow
-        self.block_timeout = <uint64_t>(block_timeout * 1e9)
-        self.linger = <uint64_t>(linger * 1e9)
-        self.max_size = max_size
-        self.split = split
+    def __cinit__(self, options, spool=None):
+        self.paths = options.paths
+        self.host = options.host
+        self.service = options.service
+        self.socktype = options.socktype
+        self.connect_timeout = <uint64_t>(<double>options.connect_timeout * 1e9)
+        self.adopting = options.adopting
+        self.framing = FRAMINGS[options.framing]
+        self.capacity = options.capacity
+        self.overflow = OVERFLOW_POLICIES[options.overflow]
+        self.block_timeout = <uint64_t>(<double>options.block_timeout * 1e9)
+        self.linger = <uint64_t>(<double>options.linger * 1e9)
+        self.max_size = options.max_size
+        self.split = options.split
         self.spool = spool
         self.spooled = spool is not None
-        store_relaxed(&self.fork_epoch, current_fork_epoch())
+        store_relaxed(&self.fork_epoch, fork_guard_epoch(&fork_guard))
         if spool is None:
             self.writer = self.new_writer(-1, False)
             return
         try:
             self.writer = self.new_writer(spool.open(), spool.read_only)
         except BaseException:
-            spool.release()       # who keeps the exception keeps the spool
+            spool.release()       # whatever holds the exception also holds the spool
             raise
 
     def __dealloc__(self):
-        cdef bint joined = True
         if self.writer == NULL:
             return
         registry_remove(&registry, self.writer)
-        if load_relaxed(&self.fork_epoch) != current_fork_epoch():
+        if load_relaxed(&self.fork_epoch) != fork_guard_epoch(&fork_guard):
             writer_discard_inherited(self.writer)
             return
         with nogil:
-            joined = writer_stop(self.writer)
-        if joined:
-            writer_destroy(self.writer)
+            if writer_stop(self.writer):
+                writer_destroy(self.writer)
 
     cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL:
-        """spool_fd: -1 for memory of its own. Keeps the GIL, or a lock, all the time."""
+        """Return a writer that is not started, and register it.
+
+        Never releases the GIL, or the lock that the caller holds. The writer owns `spool_fd`, the
+        file of the ring. -1 means that the ring is in anonymous memory.
+        """
         cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, spool_fd,
                                             read_only)
         cdef bytes path
         if writer == NULL:
             if errno == EBADMSG:
-                raise OSError(EBADMSG, "the spool is damaged: its positions make no sense",
+                raise OSError(EBADMSG, "the spool is damaged: its positions are inconsistent",
                               self.spool.path)
             PyErr_SetFromErrno(OSError)
         writer.process = getpid()
         writer.evicting = self.overflow == DROP_OLDEST
         for path in self.paths:
             transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
-        # Both fit with their NUL: the handler has seen to it.
+        # EngineOptions has checked that both fit, with their NUL.
         memcpy(writer.transport.host, PyBytes_AS_STRING(self.host), len(self.host) + 1)
         memcpy(writer.transport.service, PyBytes_AS_STRING(self.service), len(self.service) + 1)
         writer.transport.connect_timeout = self.connect_timeout
         writer.transport.adopting = self.adopting
         writer.transport.by_memfd = self.framing == ENTRY
-        # Unless a batch that goes slowly would look like no progress, or hold producers up.
+        # Not where a slow batch would look like a stall, or would hold up producers.
         writer.transport.blocking_send = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_TIMEOUT)
         store_relaxed(&self.reported_epoch, 0)
-        self.reported_lost = self.left_behind = 0
+        self.reported_lost = self.left_in_spool = 0
         self.reported_losses = None
         registry_add(&registry, writer)
         return writer
 
-    cdef int ensure_current_process(self) except -1:
-        """After a fork: leave the parent's ring to the parent and start with an empty one."""
-        cdef Writer *writer
-        cdef object before = None     # to the end: its last reference goes by Python code, __del__
-        cdef object spool = None
-        cdef int fd = -1
-        if load_acquire(&self.fork_epoch) == current_fork_epoch():
+    # --- forks ---------------------------------------------------------------------------------
+
+    cdef inline int ensure_current_process(self) except -1:
+        """Give a forked child a writer of its own. One load and a comparison otherwise."""
+        if load_acquire(&self.fork_epoch) == fork_guard_epoch(&fork_guard):
             return 0
+        return self.start_over_after_fork()
+
+    cdef int start_over_after_fork(self) except -1:
+        """Leave the parent's ring to the parent and start with an empty one."""
+        cdef Writer *writer
+        cdef object spool = None, inherited = None    # to the end: freeing it may run a __del__
+        cdef int fd = -1
         if self.spooled:
-            # Python code: other threads run meanwhile, and handlers of signals. Who of them
-            # comes here, too, has a file of its own, and the first one to be ready its writer.
-            before = self.spool_now()
-            spool = before.for_child()
+            # This runs Python code, so other threads and signal handlers may get here, too. Each
+            # has a file of its own, and the first that is ready provides the writer.
+            inherited = self.current_spool()
+            spool = inherited.for_child()
             fd = spool.open()
         with cython.critical_section(self):
-            if load_relaxed(&self.fork_epoch) != current_fork_epoch():
+            if load_relaxed(&self.fork_epoch) != fork_guard_epoch(&fork_guard):
                 try:
                     writer = self.new_writer(fd, False)
                 except OSError:
                     if fd < 0:
                         raise
-                    writer = self.new_writer(-1, False)   # a file that is damaged stops no child
+                    writer = self.new_writer(-1, False)   # a damaged file must not stop a child
                 fd = -1
                 registry_remove(&registry, self.writer)
                 writer_discard_inherited(self.writer)
                 self.spool = spool
                 pointer_store(&self.writer, writer)
-                store_release(&self.fork_epoch, current_fork_epoch())
+                store_release(&self.fork_epoch, fork_guard_epoch(&fork_guard))
         if fd >= 0:
             spool.discard(fd)
         return 0
 
-    cdef object spool_now(self):
-        with cython.critical_section(self):
-            return self.spool
-
-    cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1:
-        """Wait, without the GIL, until the ring's tail is at `target_tail`; at most `timeout` ns.
-
-        Signal handlers run, so this may raise, and even return in a forked child.
-        """
-        with nogil:
-            writer_await_tail(writer, target_tail, timeout)
-        PyErr_CheckSignals()
-        return self.ensure_current_process()
+    # --- put -----------------------------------------------------------------------------------
 
     def submit(self, uint32_t priority, message, prefix=None, bint append_nul=False,
                bint urgent=False):
-        """Put `message` into the ring. Returns whether it was accepted.
+        """Put a record into the ring. Return whether it was accepted.
 
-        priority: facility << 3 | severity. prefix: str before the message.
+        priority: facility << 3 | severity.
+        message, prefix: str. `prefix` comes first, and is repeated if the message is split.
         urgent: wake the writer at once.
 
-        Raises TypeError or ValueError for arguments no record can be made of,
-        OSError if the writer thread cannot be started (the record is kept).
+        Raises TypeError or ValueError for arguments that cannot become a record, and OSError if
+        the writer thread cannot be started; the record is then in the ring.
         """
         cdef Message pieces
         message_begin(&pieces)
@@ -270,79 +225,83 @@ cdef class Engine:
 
     cdef int put(self, uint32_t priority, Message *message, bint append_nul,
                  bint urgent) except -1:
-        """submit(), for native callers; may change `message`. Returns flags: Put.
+        """Put a message into the ring as one record, or as several if it is too long.
 
-        The first piece is what each part begins with, if the message has to be split.
+        May change `message`, whose first piece is the prefix. Returns flags of PutResult.
         """
-        cdef size_t longest
+        cdef size_t max_size
         if self.framing == NEWLINE or self.framing == UNFRAMED and self.socktype == SOCK_STREAM:
             message_escape(message, not append_nul and self.framing == UNFRAMED)
         self.ensure_current_process()
-        longest = pointer_load(&self.writer).ring.max_length - (FRAMING_OVERHEAD_MAX if self.framing else 0)
-        if self.max_size and self.max_size < longest:
-            longest = self.max_size
-        longest -= frame_priority_size(priority) + append_nul
-        if message.size <= longest:
+        max_size = (pointer_load(&self.writer).ring.max_length
+                    - (FRAMING_OVERHEAD_MAX if self.framing else 0))
+        if self.max_size and self.max_size < max_size:
+            max_size = self.max_size
+        max_size -= frame_priority_size(priority) + append_nul
+        if message.size <= max_size:
             return self.put_record(priority, message, append_nul, urgent, 0)
-        if self.split and message.pieces[0].size <= longest // 2:
-            return self.put_parts(priority, message, append_nul, urgent, longest)
-        message_truncate(message, longest)
+        if self.split and message.pieces[0].size <= max_size // 2:
+            return self.put_in_parts(priority, message, append_nul, urgent, max_size)
+        message_truncate(message, max_size)
         add_relaxed(&pointer_load(&self.writer).counters.truncated, 1)
         return self.put_record(priority, message, append_nul, urgent, TRUNCATED)
 
-    cdef size_t longest_entry(self) except 0:
-        """Bytes that put_entry() takes."""
+    cdef size_t max_entry_size(self) except 0:
+        """Return the size in bytes of the longest journal entry that the ring can store."""
         self.ensure_current_process()
         return pointer_load(&self.writer).ring.max_length
 
     cdef int put_entry(self, uint32_t priority, Message *message, bint urgent,
                        bint truncated) except -1:
-        """put(), for an entry of the journal. What is too long loses its end."""
-        cdef size_t longest = self.longest_entry()
-        if message.size > longest:
-            message_truncate(message, longest)
+        """Put a journal entry into the ring. The end of one that is too long is cut off.
+
+        truncated: whether the caller has truncated it already. Returns flags of PutResult.
+        """
+        cdef size_t max_size = self.max_entry_size()
+        if message.size > max_size:
+            message_truncate(message, max_size)
             truncated = True
         if truncated:
             add_relaxed(&pointer_load(&self.writer).counters.truncated, 1)
         return self.put_record(priority, message, False, urgent, TRUNCATED if truncated else 0)
 
-    cdef int put_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
-                       size_t longest) except -1:
-        """Put a message as several records: of each at most `longest` bytes, whole characters."""
+    cdef int put_in_parts(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
+                          size_t max_size) except -1:
+        """Put a message as several records of at most `max_size` bytes, whole characters each."""
         cdef Message part
         cdef bytes whole = message_bytes(message)
         cdef const char *text = PyBytes_AS_STRING(whole)
-        cdef size_t start = message.pieces[0].size
-        cdef size_t end = message.size
-        cdef size_t size
-        cdef size_t done = start
-        cdef int outcome = PUT_ACCEPTED, each
-        while done < end:
-            size = end - done
-            if size > longest - start:
-                size = frame_utf8_floor(text + done, longest - start)
+        cdef size_t prefix = message.pieces[0].size
+        cdef size_t begin = prefix, end = message.size, size
+        cdef int accepted = PUT_ACCEPTED, flags = 0, result
+        while begin < end:
+            size = end - begin
+            if size > max_size - prefix:
+                size = frame_utf8_floor(text + begin, max_size - prefix)
             message_begin(&part)
-            message_add_bytes(&part, text, start)
-            message_add_bytes(&part, text + done, size)
-            each = self.put_record(priority, &part, append_nul, urgent and done + size == end, 0)
-            outcome = (outcome & each & PUT_ACCEPTED) | ((outcome | each) & ~<int>PUT_ACCEPTED)
-            done += size
-        return outcome
+            message_add_bytes(&part, text, prefix)
+            message_add_bytes(&part, text + begin, size)
+            result = self.put_record(priority, &part, append_nul, urgent and begin + size == end,
+                                     0)
+            accepted &= result
+            flags |= result & ~<int>PUT_ACCEPTED
+            begin += size
+        return accepted | flags
 
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                         uint64_t flags) except -1:
-        """Put a message that fits."""
+        """Put a message that fits into the ring as one record. Returns flags of PutResult."""
         if FREE_THREADED and self.spooled:
-            # Not while detach_spool() is at it. Who waits for room gives the lock up meanwhile.
+            # detach_spool() must not run meanwhile. Waiting for space releases the lock.
             with cython.critical_section(self):
                 return self.write_record(priority, message, append_nul, urgent, flags)
         return self.write_record(priority, message, append_nul, urgent, flags)
 
-    cdef int write_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
-                          uint64_t flags) except -1:
+    cdef inline int write_record(self, uint32_t priority, Message *message, bint append_nul,
+                                 bint urgent, uint64_t flags) except -1:
         """Reserve, fill, commit, notify."""
         cdef Writer *writer = pointer_load(&self.writer)
-        cdef char start[FRAME_START_MAX]      # what comes before the message
+        cdef char start[FRAME_START_MAX]      # the bytes before the message
         cdef bint append_newline = self.framing == NEWLINE
         cdef size_t start_size = 0 if self.framing == ENTRY else frame_start(
             start, priority, message.size + append_nul, self.framing == OCTET_COUNTING)
@@ -370,199 +329,124 @@ cdef class Engine:
         return (PUT_ACCEPTED | self.outage_changed()
                 | (PUT_FLUSH if load_relaxed(&self.synchronous) else 0))
 
+    cdef inline int outage_changed(self) noexcept:
+        cdef uint64_t epoch = load_relaxed(&pointer_load(&self.writer).outage_epoch.value)
+        return PUT_OUTAGE_CHANGED if epoch != load_relaxed(&self.reported_epoch) else 0
+
     def set_synchronous(self):
-        """From now on each put asks its caller to flush."""
+        """Ask each caller of put() to flush from now on, because the process is exiting."""
         store_relaxed(&self.synchronous, 1)
 
-    cdef int outage_changed(self) noexcept:
-        cdef uint64_t number = load_relaxed(&pointer_load(&self.writer).outage_epoch.value)
-        return PUT_OUTAGE_CHANGED if number != load_relaxed(&self.reported_epoch) else 0
+    # --- overflow ------------------------------------------------------------------------------
 
-    def poll_outage(self):
-        """What began or ended since the last call: None, or (over, lost, errno).
+    cdef Record *find_space(self, Writer **writer, size_t size, uint64_t severity,
+                            uint64_t *used) except? NULL:
+        """Apply the overflow policy. Returns a reserved record, or NULL if it was dropped.
 
-        over: records go out again. lost: how many were dropped or discarded since this
-        last was so. errno: of the last failed connect or send.
+        `writer` is updated if another one has replaced it: waiting may fork or close.
         """
-        self.ensure_current_process()
-        cdef Writer *writer = pointer_load(&self.writer)
-        cdef uint64_t number, reported, lost, fresh
-        with cython.critical_section(self):
-            number = load_relaxed(&writer.outage_epoch.value)
-            reported = load_relaxed(&self.reported_epoch)
-            if number == reported:
-                return None
-            lost = count_lost(&writer.counters, FULL, UNSENDABLE)
-            fresh = lost - self.reported_lost
-            store_relaxed(&self.reported_epoch, number)
-            if number % 2 == 0:
-                self.reported_lost = lost
-        if reported % 2 == 0 and number % 2 == 0 and fresh == 0:
-            return None               # over before anybody asked, and nothing lost
-        return number % 2 == 0, fresh, load_relaxed(&writer.counters.last_errno)
+        cdef Record *record
+        if is_stopped(writer[0]):
+            writer_start(writer[0])   # close() left a full ring that nothing else would drain
+        if self.overflow == BLOCK:
+            return self.await_space(writer, size, severity, used)
+        if self.overflow == DROP_OLDEST:
+            # This ends: each turn frees space, and only new records can take it.
+            while writer_evict(writer[0], size, severity):
+                record = ring_try_reserve(&writer[0].ring, size, severity, used)
+                if record != NULL:
+                    return record
+        self.drop(writer[0], FULL, severity)
+        return NULL
 
-    cdef list read_losses(self, Writer *writer):
-        return [load_acquire(&writer.counters.lost[i]) for i in range(LOSSES * SEVERITIES)]
+    cdef Record *await_space(self, Writer **writer, size_t size, uint64_t severity,
+                             uint64_t *used) except? NULL:
+        """Wait for space as long as the writer makes progress."""
+        cdef uint64_t step = max(record_span(size), self.capacity // WAKE_SHARE)
+        cdef Record *record = NULL
+        cdef uint64_t tail = load_acquire(&writer[0].ring.at.tail.value)
+        cdef uint64_t now = monotonic_ns()
+        cdef uint64_t deadline = now + self.block_timeout
+        while not load_relaxed(&writer[0].stalled.value):
+            if now >= deadline:
+                store_relaxed(&writer[0].stalled.value, 1)
+                break
+            if writer_notify(writer[0], True) != 0:
+                break
+            try:
+                self.await_tail(writer[0], tail + step,
+                                min(deadline - now, <uint64_t>PROGRESS_CHECK))
+            except BaseException:
+                self.drop(pointer_load(&self.writer), INTERRUPTED, severity)
+                raise
+            writer[0] = pointer_load(&self.writer)
+            record = ring_try_reserve(&writer[0].ring, size, severity, used)
+            if record != NULL:
+                return record
+            now = monotonic_ns()
+            if load_acquire(&writer[0].ring.at.tail.value) != tail:
+                tail = load_acquire(&writer[0].ring.at.tail.value)
+                deadline = now + self.block_timeout
+        self.drop(writer[0], STALLED, severity)
+        return NULL
 
-    def collect_losses(self, bint during_outage):
-        """What was lost since the last call: None, or (losses, first, last).
+    cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept:
+        count_loss(&writer.counters, reason, severity)
+        writer_enter_outage(writer)
 
-        losses: as in Stats. first, last: when, in seconds since the epoch.
-        during_outage: also while more is being lost.
+    cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1:
+        """Wait without the GIL until the ring's tail is at `target_tail`, at most `timeout` ns.
+
+        Signal handlers run, so this may raise, and may even return in a forked child.
         """
-        self.ensure_current_process()
-        cdef Writer *writer = pointer_load(&self.writer)
-        if load_relaxed(&writer.outage_epoch.value) & 1 and not during_outage:
-            return None
-        cdef list losses, before
-        cdef uint64_t first, last
-        with cython.critical_section(self):
-            first = exchange_seq_cst(&writer.counters.first_loss, 0)
-            last = load_relaxed(&writer.counters.last_loss)
-            losses = self.read_losses(writer)
-            before = self.reported_losses or [0] * len(losses)
-            self.reported_losses = losses
-        fresh = named_losses([now - then for now, then in zip(losses, before)])
-        return (fresh, (first or last) / 1e9, last / 1e9) if fresh else None
+        with nogil:
+            writer_await_tail(writer, target_tail, timeout)
+        PyErr_CheckSignals()
+        return self.ensure_current_process()
 
     def wants_socket(self):
-        """Whether the writer of an adopting engine has no socket and asks for one."""
-        self.ensure_current_process()
-        cdef Writer *writer = pointer_load(&self.writer)
+        """Return whether sockets are handed over by adopt(), and the writer needs one."""
+        cdef Writer *writer = engine_writer(self)
         return (self.adopting and load_relaxed(&writer.has_socket) == 0
                 and load_relaxed(&writer.offered_fd.value) == 0)
 
     def adopt(self, int fd):
-        """Hand over a connected socket; the engine owns the descriptor from now on."""
-        self.ensure_current_process()
-        writer_offer_socket(pointer_load(&self.writer), fd)
+        """Hand over a connected socket. The engine owns the descriptor from then on."""
+        writer_offer_socket(engine_writer(self), fd)
 
-    cdef Record *find_space(self, Writer **place, size_t size, uint64_t severity,
-                           uint64_t *used) except? NULL:
-        """The ring is full: do what the policy says. NULL: the record is lost, and counted.
-
-        place: whose ring it is; another's, if this is another process or a closed engine then.
-        """
-        cdef Writer *writer = place[0]
-        cdef Record *record
-        if load_seq_cst(&writer.state.value) == STOPPED:
-            writer_start(writer)      # close() left a full ring, which nobody else would send
-        if self.overflow == BLOCK:
-            return self.await_space(place, size, severity, used)
-        if self.overflow == DROP_OLDEST:
-            # Ends: each turn finds room, and other threads can take it only with new records.
-            while writer_evict(writer, size, severity):
-                record = ring_try_reserve(&writer.ring, size, severity, used)
-                if record != NULL:
-                    return record
-        self.lose(writer, FULL, severity)
-        return NULL
-
-    cdef void lose(self, Writer *writer, Loss why, uint64_t severity) noexcept:
-        count_loss(&writer.counters, why, severity)
-        writer_enter_outage(writer)
-
-    cdef Record *await_space(self, Writer **place, size_t size, uint64_t severity,
-                            uint64_t *used) except? NULL:
-        """Wait while the writer makes progress."""
-        cdef Writer *writer = place[0]
-        cdef Record *record = NULL
-        cdef uint64_t tail = load_acquire(&writer.ring.at.tail.value)
-        cdef uint64_t now = monotonic_ns()
-        cdef uint64_t deadline = now + self.block_timeout
-        while not load_relaxed(&writer.stalled.value):
-            if now >= deadline:
-                store_relaxed(&writer.stalled.value, 1)
-                break
-            if writer_notify(writer, True) != 0:
-                break
-            try:
-                self.await_tail(writer, tail + max(record_span(size), self.capacity // WAKE_SHARE),
-                                min(deadline - now, <uint64_t>PROGRESS_CHECK))
-            except BaseException:
-                self.lose(pointer_load(&self.writer), INTERRUPTED, severity)
-                raise
-            writer = place[0] = pointer_load(&self.writer)
-            record = ring_try_reserve(&writer.ring, size, severity, used)
-            if record != NULL:
-                return record
-            now = monotonic_ns()
-            if load_acquire(&writer.ring.at.tail.value) != tail:
-                tail = load_acquire(&writer.ring.at.tail.value)
-                deadline = now + self.block_timeout
-        self.lose(writer, STALLED, severity)
-        return NULL
-
-    def recovered(self):
-        """What the spool held at the beginning: (records, unfinished ones, bytes of damage)."""
-        cdef RecoveryStats *found = &pointer_load(&self.writer).recovered
-        return found.records, found.unfinished, found.damaged
+    # --- the life cycle ------------------------------------------------------------------------
 
     def start(self):
-        """Start the writer now, for records that were in the spool."""
+        """Start the writer now, for records that were in the spool.
+
+        Raises OSError if the thread cannot be started.
+        """
         cdef int error
         self.ensure_current_process()
-        with cython.critical_section(self):           # detach_spool()
+        with cython.critical_section(self):           # detach_spool() must not run meanwhile
             error = writer_start(self.writer)
         if error:
             raise OSError(error, "cannot start the writer thread")
 
-    def records(self):
-        """The records in the ring as bytes, oldest first. Only where no writer was started."""
-        cdef Ring *ring = &pointer_load(&self.writer).ring
-        cdef uint64_t position = load_relaxed(&ring.at.tail.value)
-        cdef uint64_t header
-        found = []
-        while position < load_relaxed(&ring.at.head.value):
-            header = ring_peek(ring, position)
-            if not header & DISCARDED:
-                found.append(record_bytes(ring_at(ring, position))[:header & LENGTH_MASK])
-            position += record_span(header & LENGTH_MASK)
-        return found
-
-    def release_first(self):
-        """Take the oldest record out: somebody else has sent it. Only where no writer was started.
-        """
-        cdef Ring *ring = &self.writer.ring
-        cdef uint64_t position = load_relaxed(&ring.at.tail.value)
-        cdef uint64_t header
-        cdef bint found = False
-        while position < load_relaxed(&ring.at.head.value):
-            header = ring_peek(ring, position)
-            if not header & DISCARDED:
-                if found:
-                    break
-                found = True
-            position += record_span(header & LENGTH_MASK)
-        ring_release(ring, position)
-        count_owned(&self.writer.counters.sent.value, found)
-
-    def spool_path(self):
-        """Of the file in which the ring lives; "" if it lives in none, or that has no name."""
-        self.ensure_current_process()
-        if pointer_load(&self.writer).spool_fd < 0:
-            return ""
-        spool = self.spool_now()
-        return spool.path if spool.is_there() else ""
-
     def flush(self, double timeout):
-        """Wait until all accepted before the call is sent or discarded; False after `timeout` s.
+        """Wait until each record accepted before the call is sent or discarded.
 
-        After close() this starts no writer: then it is False at once if records are left.
+        timeout: seconds. Returns False if it expires first. After close() no writer is started:
+        the result is then False at once if records are left.
         """
+        return self.wait_until_sent(monotonic_ns() + <uint64_t>(timeout * 1e9))
+
+    cdef bint wait_until_sent(self, uint64_t deadline) except -1:
         self.ensure_current_process()
         cdef uint64_t fork_epoch = load_relaxed(&self.fork_epoch)
         cdef Writer *writer = pointer_load(&self.writer)
         cdef uint64_t target = load_relaxed(&writer.ring.at.head.value)
         cdef uint64_t now = monotonic_ns()
-        cdef uint64_t deadline = now + <uint64_t>(timeout * 1e9)
-        cdef uint64_t tail
         while load_relaxed(&self.fork_epoch) == fork_epoch:
-            tail = load_acquire(&writer.ring.at.tail.value)
-            if tail >= target:
+            if load_acquire(&writer.ring.at.tail.value) >= target:
                 break
-            with cython.critical_section(self):       # detach_spool()
-                if now >= deadline or load_seq_cst(&writer.state.value) == STOPPED:
+            with cython.critical_section(self):       # as in start()
+                if now >= deadline or is_stopped(writer):
                     return False
                 writer_notify(writer, True)
             self.await_tail(writer, target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
@@ -570,50 +454,49 @@ cdef class Engine:
         return True
 
     def close(self, double timeout):
-        """Flush, stop the writer and join it. Returns the number of records that are left.
+        """Flush for at most `timeout` seconds, stop the writer, and join its thread.
 
-        They are left in the ring, where a later submit() starts a new writer, which sends
-        them first; with a spool in its file, which is then given up, and removed if it is
-        empty. What it was left with before does not count again.
+        Returns the number of records that are left, without those that an earlier close() left.
+        They stay in the ring, and a later submit() starts a new writer that sends them first. With
+        a spool they stay in its file, which is then detached, and removed if it is empty.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
-        cdef uint64_t now
-        cdef Writer *writer
-        cdef bint flushed, joined
-        self.ensure_current_process()
-        writer = pointer_load(&self.writer)
-        writer_offer_socket(writer, -1)
-        cdef uint64_t before = self.left_behind
-        pending = before
-        while load_seq_cst(&writer.state.value) != STOPPED:
-            now = monotonic_ns()
-            flushed = self.flush((deadline - now) / 1e9 if now < deadline else 0.0)
-            writer = pointer_load(&self.writer)       # another's, if this is another process
+        cdef Writer *writer = engine_writer(self)
+        cdef uint64_t left_before = self.left_in_spool, pending = left_before
+        cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
+        cdef bint sent = True, joined
+        writer_offer_socket(writer, -1)               # withdraw one that it has not taken
+        while state != CLOSED:
+            if state == DRAINING:
+                sent = self.wait_until_sent(deadline)
+                state = STOPPING
+                continue
+            writer = pointer_load(&self.writer)       # a fork may have replaced it
             with nogil:
                 joined = writer_stop(writer)
-            # A record may have slipped in between the two: then once more.
-            pending = self.stats().pending
+            pending = self.count_pending(writer)
             if not joined:
                 self.replace_hung_writer(writer)
-                return pending - before
-            if pending and not flushed:
-                break
+                return pending - left_before
+            if pending and not sent:
+                break                                 # the deadline has passed
             if ring_used(&writer.ring):
-                self.start()
+                self.start()                          # a record arrived after the flush
+            state = CLOSED if is_stopped(writer) else DRAINING
         self.detach_spool()
-        return pending - before
+        return pending - left_before
 
-    cdef int replace_hung_writer(self, Writer *lost) except -1:
-        """Have another writer: the one that does not come back is lost, with what it holds."""
-        cdef object spool = self.spool_now()
+    cdef int replace_hung_writer(self, Writer *hung) except -1:
+        """Replace a writer that did not stop in time. Its undelivered records are lost."""
+        cdef object spool = self.current_spool()
         cdef int fd = -1
         if spool is not None:
-            Py_INCREF(spool)      # its file is in use until the process ends
+            Py_INCREF(spool)      # the thread uses the file until the process ends
             spool = spool.for_child()
             fd = spool.open()
         with cython.critical_section(self):
-            if self.writer == lost:   # else another thread was first
-                registry_remove(&registry, lost)
+            if self.writer == hung:   # else another thread was first
+                registry_remove(&registry, hung)
                 pointer_store(&self.writer, self.new_writer(fd, False))
                 self.spool = spool
                 fd = -1
@@ -622,7 +505,7 @@ cdef class Engine:
         return 0
 
     cdef int detach_spool(self) except -1:
-        """Give the spool's file up, and go on in memory."""
+        """Release the spool's file, and go on in memory."""
         cdef Writer *writer
         cdef object spool
         cdef int fd
@@ -633,59 +516,37 @@ cdef class Engine:
             fd = writer.spool_fd
             if fd < 0:
                 return 0
-            # As we have the GIL, or the lock, no put() is under way and none starts the writer.
-            # One may have started it after it was stopped; where that cannot wait for a name
-            # server, once more.
-            if load_seq_cst(&writer.state.value) != STOPPED and (
-                    transport_is_network(&writer.transport) or not writer_stop(writer)):
+            # The GIL, or the lock, excludes put(), which may have started the writer after close()
+            # stopped it. Then stop it once more, unless that could wait for a name server.
+            if not is_stopped(writer) and (transport_is_network(&writer.transport)
+                                           or not writer_stop(writer)):
                 return 0
             empty = ring_used(&writer.ring) == 0
             if not ring_detach(&writer.ring):
                 return 0
-            self.left_behind = self.count_pending()
+            self.left_in_spool = self.count_pending(writer)
             writer.spool_fd = -1
         try:
             if empty:
                 spool.remove()                # from here on other threads may run
         finally:
-            close(fd)                         # and the lock is gone
+            close(fd)                         # this releases the file's lock
             spool.release()
         return 0
 
-    cdef uint64_t count_pending(self) noexcept:
-        """Of an engine whose writer is stopped."""
-        cdef Writer *writer = self.writer
-        return (load_relaxed(&writer.counters.accepted.value)
-                - load_relaxed(&writer.counters.sent.value)
-                - count_lost(&writer.counters, EVICTED, UNSENDABLE))
-
-    def stats(self):
-        """The counters now, as Stats."""
-        self.ensure_current_process()
-        cdef Writer *writer = pointer_load(&self.writer)
-        # In this order: see _backend/counters.pxd.
+    cdef uint64_t count_pending(self, Writer *writer) noexcept:
+        # In this order: see counters.pxd.
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
-        cdef list losses = self.read_losses(writer)
-        cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
-        cdef uint64_t dropped = sum(losses[:EVICTED * SEVERITIES])
-        cdef uint64_t discarded = sum(losses[EVICTED * SEVERITIES:])
-        cdef uint64_t tail = load_acquire(&writer.ring.at.tail.value)
-        cdef uint64_t used = load_relaxed(&writer.ring.at.head.value) - tail
-        cdef uint64_t high = load_relaxed(&writer.counters.high_watermark)
-        return Stats(
-            submitted=accepted + dropped,
-            accepted=accepted,
-            sent=sent,
-            dropped=dropped,
-            discarded=discarded,
-            pending=accepted - sent - discarded,
-            pending_bytes=used,
-            high_watermark=max(high, used),
-            capacity=self.capacity,
-            truncated=load_relaxed(&writer.counters.truncated),
-            reconnects=load_relaxed(&writer.counters.reconnects),
-            send_errors=load_relaxed(&writer.counters.send_errors),
-            last_errno=load_relaxed(&writer.counters.last_errno),
-            wakeups=load_relaxed(&writer.counters.wakeups),
-            stalled=bool(load_relaxed(&writer.stalled.value)),
-            losses=named_losses(losses))
+        cdef uint64_t discarded = count_lost(&writer.counters, EVICTED, UNSENDABLE)
+        return load_relaxed(&writer.counters.accepted.value) - sent - discarded
+
+    cdef object current_spool(self):
+        with cython.critical_section(self):
+            return self.spool
+
+    def spool_path(self):
+        """Return the path of the ring's file. It is "" without one, or if the file was moved."""
+        if engine_writer(self).spool_fd < 0:
+            return ""
+        spool = self.current_spool()
+        return spool.path if spool.is_there() else ""

@@ -1,13 +1,13 @@
-"""The ends of a process: what makes them deliver, though the sending is another thread's.
+"""Deliver pending records when a process ends, although another thread sends them.
 
-- A normal exit runs logging.shutdown(), which flushes and closes each handler.
-  Records that come after it, from daemon threads or from __del__, find no one
-  to wait for them: from then on each call waits until its record is sent.
-- A child of multiprocessing ends by os._exit() and runs no exit functions but
-  multiprocessing's own (CPython, Lib/multiprocessing/process.py, _bootstrap):
-  there each handler is flushed.
-- fork needs nothing here: an Engine notices by itself.
-- A fatal signal: enable_crash_drain(). Whatever else ends a process: _spool/file.py.
+- A normal exit runs logging.shutdown(), which flushes and closes each handler. Nothing would wait
+  for a record that comes after it, from a daemon thread or a __del__. So from then on each call
+  waits until its record is sent.
+- A child of multiprocessing ends by os._exit(). It runs no exit functions but those of
+  multiprocessing (CPython, Lib/multiprocessing/process.py, _bootstrap), one of which flushes each
+  handler.
+- A fork needs nothing here, because an Engine notices it.
+- enable_crash_drain() is for fatal signals. A spool is for every other end.
 """
 from __future__ import annotations
 
@@ -19,74 +19,79 @@ import weakref
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from fastlog._base_handler import EngineHandler
+    class Handler(Protocol):
+        """The methods of BaseHandler that are called here."""
 
-_handlers: weakref.WeakSet[EngineHandler] = weakref.WeakSet()
+        def _set_synchronous(self) -> None: ...
+        def _finish_child(self) -> None: ...
+
+
+_handlers: weakref.WeakSet[Handler] = weakref.WeakSet()
 _exiting = False
-_known_to_multiprocessing = False
+_multiprocessing_hooked = False
 
 
-def watch(handler: EngineHandler) -> None:
-    """Deliver this handler's records at the end of this process and of its children."""
+def register(handler: Handler) -> None:
+    """Deliver this handler's records when this process or one of its children ends."""
     _handlers.add(handler)
     _hook_multiprocessing()
     if _exiting:
-        handler._engine.set_synchronous()
+        handler._set_synchronous()
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         _register_finalizer(None)
 
 
 def _at_exit() -> None:
-    # Registered after logging's own exit function, so it runs before that.
+    # Registered after logging's own exit function, so this runs before it.
     global _exiting
     _exiting = True
     for handler in list(_handlers):
-        handler._engine.set_synchronous()
+        handler._set_synchronous()
 
 
 def _hook_multiprocessing() -> None:
-    """Have each child that begins from now on flush at its end."""
-    global _known_to_multiprocessing
+    """Make each child that starts from now on flush at its end."""
+    global _multiprocessing_hooked
     util = sys.modules.get("multiprocessing.util")
-    if util is not None and not _known_to_multiprocessing:
-        _known_to_multiprocessing = True
-        util.register_after_fork(_flush_all, _register_finalizer)
+    if util is not None and not _multiprocessing_hooked:
+        _multiprocessing_hooked = True
+        util.register_after_fork(_finish_all, _register_finalizer)
 
 
 def _register_finalizer(_: Any) -> None:
     util = sys.modules["multiprocessing.util"]
-    util.Finalize(None, _flush_all, exitpriority=-100)
+    util.Finalize(None, _finish_all, exitpriority=-100)
 
 
-def _flush_all() -> None:
+def _finish_all() -> None:
     for handler in list(_handlers):
-        handler._end_child()
-    # Since Python 3.13 multiprocessing does this before it comes here, and then ends by os._exit().
-    with contextlib.suppress(AttributeError, OSError, ValueError):     # none, or closed
+        handler._finish_child()
+    # Since Python 3.13, multiprocessing flushes stderr before this runs and then ends by
+    # os._exit().
+    with contextlib.suppress(AttributeError, OSError, ValueError):     # there is none, or closed
         sys.stderr.flush()
 
 
 def enable_crash_drain(timeout: float = 2.0) -> None:
     """Send what the handlers hold before a fatal signal ends the process.
 
-    On SIGSEGV, SIGABRT, SIGBUS, SIGILL and SIGFPE, and on SIGTERM if the program
-    has no handler for it, the thread that got the signal waits until the writers
-    have sent all that was accepted; then the earlier disposition of the signal
-    runs. Works together with `faulthandler.enable()`, in either order.
+    On SIGSEGV, SIGABRT, SIGBUS, SIGILL and SIGFPE, and on SIGTERM if the program has no handler for
+    it, the thread that received the signal waits until the writers have sent all accepted records.
+    Then the previous action of the signal runs. This works together with `faulthandler.enable()`,
+    in either order.
 
-    timeout: seconds that this may take in all, also where the daemon is down.
+    timeout: seconds that this may take in total, even while the daemon is down.
 
-    It does not help against SIGKILL and os._exit(): that is what `spool` is for.
-    The signal handler has an alternate stack in the thread that calls this, so
-    call it from the main thread; another thread that overflows its stack ends the
-    process without a drain. A second call changes the timeout, and takes back
-    signals that something else has taken over since. Forked children inherit it,
-    and drain their own records. At most 64 handlers.
+    It does not help against SIGKILL and os._exit(). That is what `spool` is for. The signal handler
+    gets an alternate stack in the thread that calls this function, so call it from the main thread.
+    Another thread that overflows its stack ends the process without a drain. A second call changes
+    the timeout, and takes back signals that something else has taken over since. Forked children
+    inherit the signal handler, and drain their own records. At most 64 handlers are drained.
 
-    Raises TypeError or ValueError for a bad timeout.
+    Raises TypeError or ValueError for an invalid timeout.
     """
     from fastlog import _validation
     from fastlog._engine import crash_drain
@@ -95,7 +100,7 @@ def enable_crash_drain(timeout: float = 2.0) -> None:
 
 
 def disable_crash_drain() -> None:
-    """Undo enable_crash_drain(). Where another library has put its handler over ours, it stays."""
+    """Undo enable_crash_drain(). A signal handler that another library has chained stays."""
     from fastlog._engine import crash_drain
 
     crash_drain.disable()

@@ -1,7 +1,22 @@
-"""fastlog.Stats. Not typing.NamedTuple: importing typing would cost more than all of fastlog."""
+"""fastlog.Stats, and how it is read from an engine.
+
+Not a typing.NamedTuple: importing typing would take longer than importing all of fastlog.
+"""
 from __future__ import annotations
 
 from collections import namedtuple
+
+from fastlog._core import LOSS_REASONS
+from fastlog._engine.reports import counters
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastlog._core import Engine
+
+#: RFC 5424 section 6.2.1, by number. The names are those of SysLogHandler.priority_names.
+SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 Stats = namedtuple("Stats", [
     "submitted", "accepted", "sent", "dropped", "discarded", "pending", "pending_bytes",
@@ -9,45 +24,50 @@ Stats = namedtuple("Stats", [
     "wakeups", "stalled", "losses"])
 Stats.__module__ = "fastlog"
 Stats.__doc__ = """\
-The counters of one handler since it was made (in a forked child: since the fork).
+The counters of one handler since it was created, or in a forked child since the fork.
 
-Records that it found in its spool count as accepted.
+Records found in its spool count as accepted.
 
-`submitted == accepted + dropped` and `accepted == sent + discarded + pending`, whenever read.
+`submitted == accepted + dropped` and `accepted == sent + discarded + pending`, at every moment.
 """
 for _field, _doc in {
-    "submitted": "Records that were to go into the ring.",
-    "accepted": "Records that found room in the ring.",
+    "submitted": "Records that a logging call tried to put into the ring.",
+    "accepted": "Records that were put into the ring.",
     "sent": "Records handed to the kernel.",
-    "dropped": "Records refused because there was no room.",
-    "discarded": "Records that were accepted and given up: evicted for newer ones, or unsendable.",
-    "pending": "Records in the ring now.",
-    "pending_bytes": "Bytes of the ring taken now, record headers included.",
-    "high_watermark": "The most bytes of the ring ever taken.",
-    "capacity": "Bytes of the ring.",
-    "truncated": "Records that were sent shortened.",
+    "dropped": "Records refused because there was no space.",
+    "discarded": "Accepted records that were given up: evicted for newer ones, or unsendable.",
+    "pending": "Records in the ring at this moment.",
+    "pending_bytes": "Bytes of the ring in use, record headers included.",
+    "high_watermark": "The most bytes of the ring ever in use.",
+    "capacity": "Size of the ring in bytes.",
+    "truncated": "Records that were sent truncated.",
     "reconnects": "Connections made after the first.",
-    "send_errors": "Failed connects and sends; waiting for a slow daemon is none.",
-    "last_errno": "The errno of the last of them; 0: none yet.",
-    "wakeups": "Wake-up calls that logging threads made.",
-    "stalled": "Whether the daemon takes nothing, so that records without room are dropped.",
-    "losses": "Dropped and discarded records: {reason: {severity: count}}. Reasons of dropped "
-              "ones: full, stalled, interrupted; of discarded ones: evicted, unsendable.",
+    "send_errors": "Failed connects and sends. Waiting for a slow daemon is not an error.",
+    "last_errno": "The errno of the last failed connect or send, or 0.",
+    "wakeups": "Wakeups of the writer by logging threads.",
+    "stalled": "Whether the daemon accepts nothing, so that records without space are dropped.",
+    "losses": "Dropped and discarded records: {reason: {severity: count}}. Reasons for dropped "
+              "records: full, stalled, interrupted. Reasons for discarded records: evicted, "
+              "unsendable.",
 }.items():
     getattr(Stats, _field).__doc__ = _doc
 
-#: In the order of Loss in _backend/counters.pxd.
-REASONS = ("full", "stalled", "interrupted", "evicted", "unsendable")
 
-#: RFC 5424 section 6.2.1, by number; named as in SysLogHandler.priority_names.
-SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+def read_stats(engine: Engine) -> Stats:
+    """Return the counters of an engine."""
+    fields = counters(engine)
+    fields["losses"] = losses_by_reason(fields["losses"])
+    return Stats(**fields)
 
 
-def named_losses(counts: list[int]) -> dict[str, dict[str, int]]:
-    """`counts` by reason, then by severity; without those that are 0."""
-    found: dict[str, dict[str, int]] = {}
-    for number, count in enumerate(counts):
-        if count:
-            reason, severity = divmod(number, len(SEVERITIES))
-            found.setdefault(REASONS[reason], {})[SEVERITIES[severity]] = count
-    return found
+def losses_by_reason(counts: Sequence[int]) -> dict[str, dict[str, int]]:
+    """Return the counts of reports.counters() by reason, then by severity, without zeros."""
+    losses: dict[str, dict[str, int]] = {}
+    for reason, number in LOSS_REASONS.items():
+        begin = number * len(SEVERITIES)
+        by_severity = {severity: count for severity, count
+                       in zip(SEVERITIES, counts[begin:begin + len(SEVERITIES)], strict=True)
+                       if count}
+        if by_severity:
+            losses[reason] = by_severity
+    return losses

@@ -1,4 +1,7 @@
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from fastlog._core import Engine
 
 class Stats(NamedTuple):
     submitted: int
@@ -18,7 +21,7 @@ class Stats(NamedTuple):
     stalled: bool
     losses: dict[str, dict[str, int]]
 
-REASONS: tuple[str, ...]
 SEVERITIES: tuple[str, ...]
 
-def named_losses(counts: list[int]) -> dict[str, dict[str, int]]: ...
+def read_stats(engine: Engine) -> Stats: ...
+def losses_by_reason(counts: Sequence[int]) -> dict[str, dict[str, int]]: ...

@@ -155,7 +155,7 @@ cdef class Journal(Encoder):
 
     cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
-        cdef size_t longest = engine.longest_entry()
+        cdef size_t longest = engine.max_entry_size()
         cdef Py_ssize_t rest              # what the fields of our own end before
         cdef bytes others = self.constant
         cdef bint truncated = False

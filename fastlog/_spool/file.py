@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 MAGIC = b"fastlog\0"
 VERSION = 1
 
-# Framing numbers in the header. They are part of the file format, and equal to enum Framing in
-# _backend/framing.pxd.
-OCTET_COUNTING = 1
-JOURNAL_ENTRY = 3
-
 # Magic, version, page size, capacity and the size of the destination, which follows as JSON.
 _HEADER = struct.Struct("=8sIIQI")
 _HEADER_SIZE = 512
@@ -63,7 +58,7 @@ def destination(paths: Sequence[str], host: str, port: int, socktype: int,
                 framing: int = 0) -> dict[str, object]:
     """Return a destination in the form that the header of a spool stores.
 
-    socktype and framing are the numbers that Engine takes.
+    socktype: as in the socket module. framing: a number of _core.FRAMINGS.
     """
     return {"paths": list(paths), "host": host, "port": port, "socktype": socktype,
             "framing": framing}

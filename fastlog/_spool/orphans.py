@@ -9,6 +9,7 @@ import os
 import re
 import time
 
+from fastlog._engine.spool_reader import recovery_stats
 from fastlog._spool.file import Spool
 
 TYPE_CHECKING = False  # importing typing takes as long as importing all of fastlog
@@ -77,7 +78,7 @@ class OrphanedSpools:
             self._warn(f"{contents} in {path}" + (
                 "" if is_same_destination
                 else f", for another destination. Run `fastlog recover {path}` to send them"))
-        if not engine.recovered()[0]:
+        if not recovery_stats(engine)[0]:
             spool.remove()
         elif is_same_destination:
             engine.start()
@@ -129,7 +130,7 @@ def describe(engine: Engine) -> str:
 
     The description is empty if the spool was.
     """
-    records, unfinished, damaged = engine.recovered()
+    records, unfinished, damaged = recovery_stats(engine)
     parts = []
     if records:
         parts.append(f"{records} records of an earlier process")

@@ -6,7 +6,8 @@ import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from fastlog import _validation
-from fastlog._spool.file import OCTET_COUNTING, destination
+from fastlog._core import FRAMINGS
+from fastlog._spool.file import destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,4 +44,5 @@ def parse_address(text: str) -> dict[str, Any]:
     host, port_number = _validation.host_and_port((host, int(port)))
     if protocol == "udp":
         return destination([], host, port_number, socket.SOCK_DGRAM)
-    return destination([], host, port_number, socket.SOCK_STREAM, OCTET_COUNTING)
+    return destination([], host, port_number, socket.SOCK_STREAM,
+                       FRAMINGS["octet-counting"])

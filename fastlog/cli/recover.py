@@ -10,9 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 from fastlog import _validation
-from fastlog._core import Engine
-from fastlog._spool.file import JOURNAL_ENTRY, OCTET_COUNTING, Spool, is_stream
+from fastlog._core import FRAMINGS, Engine
+from fastlog._engine.spool_reader import read_records, recovery_stats, release_first
+from fastlog._spool.file import Spool, is_stream
 from fastlog._spool.orphans import describe, explain, siblings
+from fastlog._stats import read_stats
 from fastlog.cli.arguments import parse_address
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+_OCTET_COUNTING = FRAMINGS["octet-counting"]
+_JOURNAL_ENTRY = FRAMINGS["journal-entry"]
+_FRAMING_NAMES = {number: name for name, number in FRAMINGS.items()}
 #: The names of syslog's sockets. A daemon that listens there would treat journal entries as text.
 _SYSLOG_NAMES = {os.path.basename(path) for path in _validation.DEFAULT_PATHS}
 #: The priority of a message that has none: RFC 3164 section 4.3.3.
@@ -93,19 +98,18 @@ def make_engine(destination: dict[str, Any], capacity: int, spool: Spool | None 
     Raises OSError if the destination is invalid.
     """
     try:
-        paths = [_validation.connectable(_validation.socket_path(path))
-                 for path in destination["paths"]]
+        paths = [_validation.socket_path(path) for path in destination["paths"]]
         host, port = "", 0
         if not paths:
             host, port = _validation.host_and_port((destination["host"], destination["port"]))
         elif len(paths) > len(_validation.DEFAULT_PATHS):
             raise ValueError(f"it has {len(paths)} paths")
-        framing = destination["framing"]
-        if framing not in range(JOURNAL_ENTRY + 1):
-            raise ValueError(f"it has framing {framing!r}")
-        return Engine(paths, host=_validation.encoded_host(host), service=str(port).encode(),
-                      socktype=_validation.socktype(destination["socktype"] or None) or 0,
-                      framing=framing, capacity=capacity, spool=spool)
+        if destination["framing"] not in _FRAMING_NAMES:
+            raise ValueError(f"it has framing {destination['framing']!r}")
+        options = _validation.EngineOptions(
+            paths, host, port, socktype=_validation.socktype(destination["socktype"] or None),
+            framing=_FRAMING_NAMES[destination["framing"]], capacity=capacity)
+        return Engine(options, spool)
     except (KeyError, TypeError, ValueError) as error:
         raise OSError(errno.EINVAL, f"the destination in the file is invalid: {error}",
                       spool and spool.path) from error
@@ -119,7 +123,7 @@ def print_records(path: str) -> bool:
         return True
     engine = make_engine(spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
-    for record in engine.records():
+    for record in read_records(engine):
         print("  " + record.decode("utf-8", "backslashreplace").rstrip("\0\n"))
     return True
 
@@ -134,25 +138,25 @@ def recover(path: str, destination: dict[str, Any] | None, timeout: float) -> bo
         print(f"{path}: nothing to send")
         spool.remove()
         return True
-    if destination and spool.destination.get("framing") == JOURNAL_ENTRY:
+    if destination and spool.destination.get("framing") == _JOURNAL_ENTRY:
         paths = destination["paths"]
         if not paths or os.path.basename(paths[0]) in _SYSLOG_NAMES:
             raise OSError(errno.EINVAL, "the file contains journal entries, which can only be sent "
                                         "to a socket of journald")
-        destination = {**destination, "framing": JOURNAL_ENTRY}
+        destination = {**destination, "framing": _JOURNAL_ENTRY}
     engine = make_engine(destination or spool.destination, spool.capacity, spool)
     print(f"{path}: {describe(engine) or 'nothing to send'}")
     error = 0
-    if not engine.recovered()[0]:
+    if not recovery_stats(engine)[0]:
         spool.remove()
     elif destination and needs_rewriting(spool.destination, destination):
-        has_length = spool.destination.get("framing") == OCTET_COUNTING
+        has_length = spool.destination.get("framing") == _OCTET_COUNTING
         error = send_rewritten(engine, has_length, destination, timeout)
     else:
         engine.start()
         engine.flush(timeout)
     engine.close(0.0)
-    stats = engine.stats()
+    stats = read_stats(engine)
     error = error or stats.last_errno
     if stats.pending:
         reason = f" ({os.strerror(error)})" if error else ""
@@ -182,17 +186,17 @@ def send_rewritten(engine: Engine, has_length: bool, destination: dict[str, Any]
 
     has_length: whether each record starts with its length.
     """
-    sender = make_engine(destination, engine.stats().capacity)
+    sender = make_engine(destination, read_stats(engine).capacity)
     deadline = time.monotonic() + timeout
-    for record in engine.records():
+    for record in read_records(engine):
         priority, text = parse_record(record, has_length)
         # As by default, records for a unix socket end with a NUL. It may be a stream socket.
         sender.submit(priority, text, append_nul=bool(destination["paths"]))
         if not sender.flush(max(0.0, deadline - time.monotonic())):
             break
-        engine.release_first()
+        release_first(engine)
     sender.close(0.0)
-    return sender.stats().last_errno
+    return read_stats(sender).last_errno
 
 
 def parse_record(record: bytes, has_length: bool) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Records arrive: in order, whole, and through outages of the daemon."""
+"""Delivery: records arrive in order and complete, also after an outage of the daemon."""
 import errno
 import mmap
 import socket
@@ -12,13 +12,14 @@ MARK = " [... cut by fastlog]"
 PAGE = mmap.PAGESIZE
 
 
-def add_up(stats):
-    """The two sums that always hold."""
+def sums_hold(stats):
+    """Return whether the counters satisfy the two sums that hold at any time."""
     return (stats.submitted == stats.accepted + stats.dropped
             and stats.accepted == stats.sent + stats.discarded + stats.pending)
 
 
-def test_order_and_counters(handler, log, sink):
+def test_records_arrive_in_order_and_are_counted(handler, log, sink):
+    """Records arrive in the order of the calls, and the counters agree with them."""
     for i in range(1000):
         log.info("record %d", i)
     assert sink.take(1000) == [b"<14>record %d\0" % i for i in range(1000)]
@@ -27,12 +28,12 @@ def test_order_and_counters(handler, log, sink):
     assert stats.sent == stats.accepted == stats.submitted == 1000
     assert (stats.pending, stats.pending_bytes, stats.dropped, stats.send_errors) == (0, 0, 0, 0)
     assert 0 < stats.high_watermark <= stats.capacity
-    assert add_up(stats)
+    assert sums_hold(stats)
 
 
 @pytest.mark.parametrize("capacity", [PAGE, 4 * PAGE, 1 << 22])
-def test_threads_keep_their_order(make_handler, sink, logger_for, capacity):
-    """Six threads into rings from one page up: complete, each thread's records in its order."""
+def test_each_threads_records_keep_their_order(make_handler, sink, logger_for, capacity):
+    """The records of six threads that share a ring all arrive, in order for each thread."""
     handler = make_handler(sink.path, capacity=capacity, block_timeout=30.0)
     log = logger_for(handler)
 
@@ -43,20 +44,20 @@ def test_threads_keep_their_order(make_handler, sink, logger_for, capacity):
     workers = [threading.Thread(target=work, args=(n,)) for n in range(6)]
     for worker in workers:
         worker.start()
-    seen = {n: 0 for n in range(6)}
+    next_numbers = {n: 0 for n in range(6)}
     for datagram in sink.take(3000):
         thread, i, *_ = datagram[4:-1].split(b" ")
-        assert int(i) == seen[int(thread)]
-        seen[int(thread)] += 1
+        assert int(i) == next_numbers[int(thread)]
+        next_numbers[int(thread)] += 1
     for worker in workers:
         worker.join()
     stats = handler.stats()
-    assert stats.accepted == 3000 and stats.dropped == 0 and add_up(stats)
+    assert stats.accepted == 3000 and stats.dropped == 0 and sums_hold(stats)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, PAGE // 2 - 20, PAGE // 2])
-def test_every_place_in_the_ring(make_handler, sink, logger_for, size):
-    """Records of each size go around a one-page ring many times, over its end too."""
+def test_records_wrap_around_the_ring(make_handler, sink, logger_for, size):
+    """Records of every size pass through a one-page ring many times, also across its end."""
     handler = make_handler(sink.path, capacity=PAGE, linger=0)
     log = logger_for(handler)
     for i in range(300):
@@ -68,8 +69,8 @@ def test_every_place_in_the_ring(make_handler, sink, logger_for, size):
         assert sink.take_one() == b"<14>" + text.encode() + b"\0"
 
 
-def test_records_wait_for_an_absent_daemon(make_handler, make_sink, directory, logger_for):
-    """No socket at construction is no error; what was logged goes out when it appears."""
+def test_records_wait_until_the_daemon_appears(make_handler, make_sink, directory, logger_for):
+    """A handler accepts records before the socket exists and sends them once it appears."""
     handler = make_handler(directory / "log")
     log = logger_for(handler)
     for i in range(50):
@@ -81,8 +82,8 @@ def test_records_wait_for_an_absent_daemon(make_handler, make_sink, directory, l
     assert sink.take(50) == [b"<14>early %d\0" % i for i in range(50)]
 
 
-def test_daemon_restart(handler, log, sink):
-    """Records logged while the daemon is down arrive, in order, and one connection is counted."""
+def test_records_survive_a_daemon_restart(handler, log, sink):
+    """Records logged while the daemon is down arrive in order over one new connection."""
     log.info("before")
     assert sink.take_one() == b"<14>before\0"
     sink.close()
@@ -90,45 +91,45 @@ def test_daemon_restart(handler, log, sink):
         log.info("down %d", i)
     wait_until(lambda: handler.stats().send_errors > 1, 20, "a failed connect")
     stats = handler.stats()
-    assert stats.sent == 1 and stats.pending == 100 and add_up(stats)
+    assert stats.sent == 1 and stats.pending == 100 and sums_hold(stats)
     sink.bind()
     assert sink.take(100) == [b"<14>down %d\0" % i for i in range(100)]
     assert handler.flush()
     assert handler.stats().reconnects == 1
 
 
-def test_directory_removed_and_made_again(make_handler, make_sink, directory, logger_for):
-    """The path is looked up at each connect, so the new daemon's socket is found."""
-    place = directory / "run"
-    place.mkdir()
-    sink = make_sink(place / "log")
+def test_socket_directory_is_recreated(make_handler, make_sink, directory, logger_for):
+    """Each connect resolves the path again and therefore finds the new daemon's socket."""
+    run_directory = directory / "run"
+    run_directory.mkdir()
+    sink = make_sink(run_directory / "log")
     log = logger_for(make_handler(sink.path))
     log.info("before")
     assert sink.take_one() == b"<14>before\0"
     sink.close()
-    place.rmdir()
+    run_directory.rmdir()
     for i in range(5):
         log.info("down %d", i)
-    place.mkdir()
+    run_directory.mkdir()
     sink.bind()
     assert sink.take(5) == [b"<14>down %d\0" % i for i in range(5)]
 
 
-def test_socket_replaced_while_the_old_daemon_lives(handler, log, make_sink, sink, directory):
-    """As with the standard library: the connection stays with the daemon that has it."""
+def test_connection_stays_with_the_old_daemon(handler, log, make_sink, sink, directory):
+    """The connection stays with the old daemon until its socket closes, as in the stdlib."""
     log.info("old")
     assert sink.take_one() == b"<14>old\0"
     (directory / "log").unlink()
-    new = make_sink(directory / "log")
+    new_sink = make_sink(directory / "log")
     log.info("still old")
     assert sink.take_one() == b"<14>still old\0"
     sink.socket.close()
     log.info("new")
-    assert new.take_one() == b"<14>new\0"
+    assert new_sink.take_one() == b"<14>new\0"
 
 
-def test_stream_fallback(make_handler, make_sink, logger_for):
-    """Where a stream socket listens, records go there, each ended by its NUL."""
+def test_handler_falls_back_to_a_stream_socket(make_handler, make_sink, logger_for):
+    """If the path is a stream socket, the handler sends each record there, ended by a NUL."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     log = logger_for(make_handler(sink.path))
     for i in range(500):
@@ -137,7 +138,8 @@ def test_stream_fallback(make_handler, make_sink, logger_for):
     assert sink.take_bytes(len(expected)) == expected
 
 
-def test_socktype_forbids_the_fallback(make_handler, make_sink, logger_for):
+def test_explicit_socktype_disables_the_fallback(make_handler, make_sink, logger_for):
+    """With socktype=SOCK_DGRAM, connecting to a stream socket fails with EPROTOTYPE."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     handler = make_handler(sink.path, socktype=socket.SOCK_DGRAM)
     logger_for(handler).info("x")
@@ -146,7 +148,7 @@ def test_socktype_forbids_the_fallback(make_handler, make_sink, logger_for):
 
 
 def test_stream_resumes_partial_writes(make_handler, make_sink, logger_for):
-    """Records far larger than the socket's buffer arrive whole and in order."""
+    """Records far larger than the socket's send buffer arrive complete and in order."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     handler = make_handler(sink.path, socktype=socket.SOCK_STREAM)
     log = logger_for(handler)
@@ -157,8 +159,8 @@ def test_stream_resumes_partial_writes(make_handler, make_sink, logger_for):
     assert handler.flush() and handler.stats().sent == 5
 
 
-def test_stream_reconnect_sends_the_torn_record_whole(make_handler, make_sink, logger_for):
-    """A connection that ends in the middle of a record: the next one begins with that record."""
+def test_stream_reconnect_resends_the_interrupted_record(make_handler, make_sink, logger_for):
+    """After a connection ends in the middle of a record, the next one starts with that record."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     handler = make_handler(sink.path)
     log = logger_for(handler)
@@ -168,14 +170,14 @@ def test_stream_reconnect_sends_the_torn_record_whole(make_handler, make_sink, l
     assert sink.take_bytes(10 + 1000).startswith(b"<14>first\0<14>xxx")
     sink.close()
     sink.bind()
-    whole = b"<14>" + b"x" * 1_500_000 + b"\0<14>last\0"
-    assert sink.take_bytes(len(whole)) == whole
+    expected = b"<14>" + b"x" * 1_500_000 + b"\0<14>last\0"
+    assert sink.take_bytes(len(expected)) == expected
     assert handler.flush()
     assert handler.stats().sent == 3 and handler.stats().reconnects == 1
 
 
-def test_the_buffer_is_raised_for_a_long_record(handler, log, sink):
-    """400 kB are more than a socket's buffer has by default, and less than it may be raised to."""
+def test_send_buffer_is_enlarged_for_a_long_record(handler, log, sink):
+    """A 400 kB record, which exceeds the default send buffer but not its limit, arrives intact."""
     text = "x" * 400_000
     log.info(text)
     log.info("behind")
@@ -186,17 +188,20 @@ def test_the_buffer_is_raised_for_a_long_record(handler, log, sink):
 
 
 @pytest.mark.parametrize("character", ["x", "\u00e9", "\u20ac", "\U0001f600"])
-def test_oversized_record_is_shortened(make_handler, sink, logger_for, character):
-    """What no datagram holds is cut between characters, marked, counted, and holds nothing up."""
+def test_oversized_record_is_truncated(make_handler, sink, logger_for, character):
+    """A record too large for a datagram is truncated between characters, marked and counted.
+
+    The record behind it is not delayed.
+    """
     handler = make_handler(sink.path, capacity=1 << 26)
     log = logger_for(handler)
     count = 20_000_000 // len(character.encode())
     log.info(character * count)
     log.info("behind")
-    shortened, behind = sink.take(2)
-    text = shortened[4:-1].decode()  # strict: a character cut in two would raise
-    assert shortened.endswith(MARK.encode() + b"\0")
-    assert set(text.removesuffix(MARK)) == {character} and 200_000 < len(shortened) < 19_999_999
+    truncated, behind = sink.take(2)
+    text = truncated[4:-1].decode()  # The strict decoder raises if a character was split.
+    assert truncated.endswith(MARK.encode() + b"\0")
+    assert set(text.removesuffix(MARK)) == {character} and 200_000 < len(truncated) < 19_999_999
     assert behind == b"<14>behind\0"
     assert handler.flush()
     stats = handler.stats()
@@ -205,16 +210,16 @@ def test_oversized_record_is_shortened(make_handler, sink, logger_for, character
 
 
 @pytest.mark.parametrize("ident", ["", "tag: ", "\u20ac" * 5000])
-def test_record_longer_than_the_ring(make_handler, sink, logger_for, ident):
-    """The message, then the ident, is cut to half the ring; the NUL stays."""
+def test_record_larger_than_the_ring_is_truncated(make_handler, sink, logger_for, ident):
+    """Truncation to half the ring cuts the message first, then the ident, but never the NUL."""
     handler = make_handler(sink.path, capacity=PAGE, ident=ident)
     log = logger_for(handler)
     log.info("\u20ac" * 10_000)
     log.info("behind")
-    shortened, _ = sink.take(2)
+    truncated, _ = sink.take(2)
     longest = PAGE // 2 - 8
-    assert longest - 3 < len(shortened) <= longest
-    assert shortened.startswith(b"<14>" + ident.encode()[:1000])
-    assert shortened.endswith(MARK.encode() + b"\0")
-    shortened[4:-1].decode()
+    assert longest - 3 < len(truncated) <= longest
+    assert truncated.startswith(b"<14>" + ident.encode()[:1000])
+    assert truncated.endswith(MARK.encode() + b"\0")
+    truncated[4:-1].decode()
     assert handler.stats().truncated == (2 if len(ident) > 1000 else 1)

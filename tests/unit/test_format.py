@@ -1,4 +1,4 @@
-"""The compiled formatter: byte for byte what logging.Formatter gives, and the same traces of it."""
+"""The compiled formatter: same bytes and same changes to the record as logging.Formatter."""
 import contextlib
 import logging
 import os
@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import fastlog
 
-# --- both ways of formatting -------------------------------------------------------------------
+# --- formatting with both implementations ------------------------------------------------------
 
 
-class Observed(fastlog.SysLogHandler):
-    """Keeps what went wrong."""
+class ErrorRecorder(fastlog.SysLogHandler):
+    """Stores the exception of the last handleError() call."""
 
     error = None
 
@@ -25,13 +25,16 @@ class Observed(fastlog.SysLogHandler):
 
 
 @pytest.fixture
-def native(make_handler, sink):
-    """Formats a record by way of the handler: the bytes, or the error."""
-    handler = make_handler(sink.path, cls=Observed, linger=0, append_nul=False)
+def format_native(make_handler, sink):
+    """Return a function that formats a record through the handler.
+
+    It returns the bytes sent, or the type and text of the error.
+    """
+    handler = make_handler(sink.path, cls=ErrorRecorder, linger=0, append_nul=False)
 
     def run(formatter, record):
         handler.__dict__["error"] = None
-        if handler.formatter is not formatter:  # else what was compiled stays
+        if handler.formatter is not formatter:  # Setting it again would discard the compiled form.
             handler.setFormatter(formatter)
         handler.handle(record)
         if handler.error is not None:
@@ -41,29 +44,36 @@ def native(make_handler, sink):
     return run
 
 
-def stock(formatter, record):
+def format_stdlib(formatter, record):
+    """Format a record with the standard library and return the bytes or the error.
+
+    An error is returned as its type and text.
+    """
     try:
         return formatter.format(record).encode("utf-8", "backslashreplace")
     except Exception as error:
         return type(error), str(error)
 
 
-def twin(record):
-    """An equal LogRecord."""
+def copy_record(record):
+    """Return an equal LogRecord."""
     return logging.makeLogRecord(dict(vars(record)))
 
 
 @pytest.fixture
-def check(native):
-    """Asserts that both ways give the same and make_orphaned_spool the same behind."""
+def check(format_native):
+    """Return a function that asserts that both implementations agree.
+
+    They must return the same and leave equal records behind.
+    """
 
     def compare(formatter, record):
-        other = twin(record)
-        expected = stock(formatter, other)
-        got = native(formatter, record)
-        assert got == expected
+        other = copy_record(record)
+        expected = format_stdlib(formatter, other)
+        actual = format_native(formatter, record)
+        assert actual == expected
         assert vars(record) == vars(other)
-        return got
+        return actual
 
     return compare
 
@@ -74,13 +84,13 @@ def make_record(msg="call %d from %s", args=(1, "w"), level=logging.INFO, **attr
     return record
 
 
-# --- anything goes -----------------------------------------------------------------------------
+# --- arbitrary formats and records -------------------------------------------------------------
 
 FIELDS = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName",
           "created", "asctime", "msecs", "relativeCreated", "thread", "threadName", "taskName",
           "process", "processName", "message", "args", "msg", "exc_info", "stack_info", "custom",
           "default", "missing")
-# POSIX rules, because not every machine has the names: zic(8), tzset(3).
+# The zones are POSIX rules because not every machine has the named zones: zic(8), tzset(3).
 ZONES = ("UTC0", "CET-1CEST,M3.5.0,M10.5.0/3", "EST5EDT,M3.2.0,M11.1.0", "IST-5:30",
          "LHST-10:30LHDT-11,M10.1.0,M4.1.0")
 EDGES = (1711846799.9, 1711846800.0, 1729990799.999999, 1729990800.5, 1730613599.9995, 0.0, 0.5)
@@ -89,12 +99,12 @@ texts = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)
 field = st.sampled_from(FIELDS)
 
 
-class Rude:
+class Unprintable:
     def __str__(self):
         raise LookupError("no str")
 
 
-class Own:
+class Custom:
     def __str__(self):
         return "own ä"
 
@@ -103,7 +113,8 @@ class Own:
 
 
 values = st.one_of(st.integers(), texts, st.floats(), st.none(), st.booleans(),
-                   st.binary(max_size=3), st.builds(Own), st.builds(Rude), st.tuples(texts))
+                   st.binary(max_size=3), st.builds(Custom), st.builds(Unprintable),
+                   st.tuples(texts))
 messages = st.one_of(
     texts, st.sampled_from(("call %d from %s", "%s", "%5.1f|%-6s|%x", "100 %% %r", "%(key)s", "%*d",
                             "%c%i%a", "%s%%", "%")), values)
@@ -175,7 +186,7 @@ def records(draw):
 
 @pytest.fixture
 def in_zone():
-    """Sets the process's time zone for a while."""
+    """Return a context manager that sets the time zone of the process."""
 
     @contextlib.contextmanager
     def change(zone):
@@ -191,14 +202,14 @@ def in_zone():
 @settings(max_examples=800, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(formatter=formatters(), record=records(), zone=st.sampled_from(ZONES))
-def test_any_format_of_any_record(check, in_zone, formatter, record, zone):
-    """Whatever the format, the record, its arguments and the zone: the stdlib's bytes or error."""
+def test_arbitrary_formats_match_the_standard_library(check, in_zone, formatter, record, zone):
+    """Any format, record, arguments and zone produce the standard library's bytes or its error."""
     with in_zone(zone):
         check(formatter, record)
-        check(formatter, twin(record))  # again, with what was kept
+        check(formatter, copy_record(record))  # The second pass uses the caches of the first.
 
 
-# In two, because longer formats than 24 steps are left to the standard library.
+# The fields are split over two formats because formats of more than 24 steps are not compiled.
 ALL = ("%(asctime)s %(name)s %(levelname)-8s %(levelno)d %(pathname)s %(filename)s %(module)s "
        "%(lineno)d %(message)s 100 %%")
 REST = ("%(funcName)s %(created)f %(msecs)03d %(relativeCreated)d %(thread)d %(threadName)s "
@@ -210,16 +221,17 @@ REST = ("%(funcName)s %(created)f %(msecs)03d %(relativeCreated)d %(thread)d %(t
     ("%", REST),
     ("{", "{asctime} {name!r} {levelname:<8} {levelno:03d} {created} {msecs:03.0f} {message} {{}}"),
     ("$", "$asctime ${name} $levelname $created $$ ${message}"),
-], ids=["percent", "percent, the rest", "braces", "dollar"])
-def test_every_field(check, style, text):
+], ids=["percent", "percent, remaining fields", "braces", "dollar"])
+def test_every_field_matches_the_standard_library(check, style, text):
+    """A format with many fields gives the standard library's bytes in each style."""
     for _ in range(3):
         check(logging.Formatter(text, style=style), make_record())
 
 
 # --- time --------------------------------------------------------------------------------------
 
-def test_seconds_are_kept_and_renewed(check):
-    """Forwards, back, across a second's end, with every millisecond."""
+def test_cached_second_is_renewed(check):
+    """The cached text of the second is correct when time moves on, jumps back or stands still."""
     formatter = logging.Formatter("%(asctime)s %(message)s")
     start = 1_700_000_000
     for created in (start, start + 0.5, start + 0.999999, start + 1, start, start - 0.25,
@@ -229,6 +241,7 @@ def test_seconds_are_kept_and_renewed(check):
 
 
 def test_time_zone_changes_within_a_second(check, in_zone):
+    """A changed time zone is used at once, although the second is cached."""
     formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S %Z")
     texts = set()
     for zone in ZONES:
@@ -237,43 +250,45 @@ def test_time_zone_changes_within_a_second(check, in_zone):
     assert len(texts) == len(ZONES)
 
 
-def test_time_beyond_the_calendar_is_an_error_like_the_stdlibs(check):
+def test_time_outside_the_calendar_raises_as_in_the_standard_library(check):
+    """A time outside the calendar raises the standard library's error."""
     for created in (1e18, float("nan"), float("inf"), -1e18):
         check(logging.Formatter("%(asctime)s"), make_record(created=created))
 
 
-# --- a formatter that is changed after its first use -------------------------------------------
+# --- formatters changed after their first use --------------------------------------------------
 
 CHANGES = {
     "datefmt": lambda formatter: setattr(formatter, "datefmt", "%H"),
     "converter": lambda formatter: setattr(formatter, "converter", lambda when: time.gmtime(7)),
-    "converter, a known one": lambda formatter: setattr(formatter, "converter", time.gmtime),
+    "converter set to gmtime": lambda formatter: setattr(formatter, "converter", time.gmtime),
     "default_msec_format": lambda formatter: setattr(formatter, "default_msec_format", "%s.%03d"),
     "default_time_format": lambda formatter: setattr(formatter, "default_time_format", "%M"),
-    "format of the style": lambda formatter: setattr(formatter._style, "_fmt", "%(msg)s"),
+    "style's format": lambda formatter: setattr(formatter._style, "_fmt", "%(msg)s"),
     "style": lambda formatter: setattr(formatter, "_style", logging.StrFormatStyle("{message}!")),
     "formatTime": lambda formatter: setattr(formatter, "formatTime", lambda *args: "now"),
     "formatMessage": lambda formatter: setattr(formatter, "formatMessage", lambda record: "m"),
     "format": lambda formatter: setattr(formatter, "format", lambda record: "all"),
     "usesTime": lambda formatter: setattr(formatter, "usesTime", lambda: False),
-    "usesTime of the style": lambda formatter: setattr(formatter._style, "usesTime", lambda: False),
+    "style's usesTime": lambda formatter: setattr(formatter._style, "usesTime", lambda: False),
     "formatException": lambda formatter: setattr(formatter, "formatException", lambda info: "e"),
     "formatStack": lambda formatter: setattr(formatter, "formatStack", lambda text: "s"),
     "class": lambda formatter: setattr(formatter, "__class__", type(
         "Loud", (logging.Formatter,), {"format": lambda self, record: "LOUD"})),
-    "attribute of its own": lambda formatter: setattr(formatter, "color", "red"),
+    "unrelated attribute": lambda formatter: setattr(formatter, "color", "red"),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_formatter_changed_in_place(check, in_zone, name):
+    """The next record sees a changed formatter attribute, and an unrelated one has no effect."""
     formatter = logging.Formatter("%(asctime)s %(message)s")
     record = make_record(exc_info=(ValueError, ValueError("v"), None), stack_info="stack")
-    with in_zone("IST-5:30"):  # where gmtime is another time
-        before = check(formatter, twin(record))
+    with in_zone("IST-5:30"):  # Local time differs from gmtime in this zone.
+        before = check(formatter, copy_record(record))
         CHANGES[name](formatter)
-        after = check(formatter, twin(record))
-    assert (after == before) is (name == "attribute of its own")
+        after = check(formatter, copy_record(record))
+    assert (after == before) is (name == "unrelated attribute")
 
 
 PATCHES = [
@@ -294,23 +309,23 @@ PATCHES = [
 
 @pytest.mark.parametrize("owner, name, value", PATCHES,
                          ids=[f"{owner.__name__}.{name}" for owner, name, _ in PATCHES])
-def test_patches_are_seen(check, owner, name, value):
-    """Programs and their tests replace parts of logging and time: before use, or after it."""
+def test_patches_of_logging_and_time_take_effect(check, owner, name, value):
+    """Patching a part of logging, string or time takes effect at once, and so does undoing it."""
     style = {"StrFormatStyle": "{", "StringTemplateStyle": "$", "Template": "$"}.get(
         owner.__name__, "%")
     formatter = logging.Formatter({"{": "{asctime} {message}", "$": "$asctime $message"}.get(
         style, "%(asctime)s %(message)s"), style=style)
     record = make_record(exc_info=(ValueError, ValueError("v"), None), created=1e9 + 0.5)
-    check(formatter, twin(record))
+    check(formatter, copy_record(record))
     with mock.patch.object(owner, name, value, create=True):
         record.created += 1
-        assert check(formatter, twin(record)).count(b"patched") >= (name != "converter")
-    check(formatter, twin(record))
+        assert check(formatter, copy_record(record)).count(b"patched") >= (name != "converter")
+    check(formatter, copy_record(record))
 
 
 # --- exceptions and stacks ---------------------------------------------------------------------
 
-def failure():
+def make_exc_info():
     try:
         raise ValueError("wrong ä\nsecond line")
     except ValueError:
@@ -318,67 +333,75 @@ def failure():
 
 
 @pytest.mark.parametrize("text", ["%(message)s", "%(message)s\n", "%(levelname)s"])
-def test_exceptions_and_stacks_follow(check, text):
+def test_exceptions_and_stacks_follow_the_message(check, text):
+    """Exception and stack text follow the message as in the standard library."""
     formatter = logging.Formatter(text)
-    for attributes in ({"exc_info": failure()}, {"exc_text": "kept"}, {"stack_info": "Stack:\n x"},
-                       {"exc_info": failure(), "stack_info": "Stack"}, {"exc_text": ""},
-                       {"exc_info": failure(), "exc_text": "kept"}, {"exc_info": ()}):
+    for attributes in ({"exc_info": make_exc_info()}, {"exc_text": "kept"},
+                       {"stack_info": "Stack:\n x"},
+                       {"exc_info": make_exc_info(), "stack_info": "Stack"}, {"exc_text": ""},
+                       {"exc_info": make_exc_info(), "exc_text": "kept"}, {"exc_info": ()}):
         check(formatter, make_record(**attributes))
 
 
-def test_exc_text_is_kept_for_the_next_handler(native):
-    record = make_record(exc_info=failure())
-    native(logging.Formatter("%(message)s"), record)
+def test_exc_text_is_cached_for_the_next_handler(format_native):
+    """The traceback is stored in the record's exc_text for the next handler."""
+    record = make_record(exc_info=make_exc_info())
+    format_native(logging.Formatter("%(message)s"), record)
     assert record.exc_text.startswith("Traceback") and record.exc_text.endswith("second line")
 
 
-# --- records that are not plain ----------------------------------------------------------------
+# --- unusual records ---------------------------------------------------------------------------
 
-def test_subclass_of_log_record(native):
+def test_getmessage_of_a_log_record_subclass_is_called(format_native):
+    """A LogRecord subclass that overrides getMessage() determines the message."""
     class Record(logging.LogRecord):
         def getMessage(self):
             return "mine"
 
     record = Record("n", 20, "p", 1, "m", (), None)
-    assert native(logging.Formatter("%(message)s"), record) == b"mine"
+    assert format_native(logging.Formatter("%(message)s"), record) == b"mine"
 
 
-def test_record_in_another_order(native):
-    """makeLogRecord() and pickles may bring the attributes in any order."""
+def test_record_attributes_in_another_order(format_native):
+    """A record whose attributes are in another order is formatted correctly.
+
+    makeLogRecord() and pickles may create them in any order.
+    """
     record = make_record()
-    backwards = dict(reversed(vars(record).items()))
+    reversed_attributes = dict(reversed(vars(record).items()))
     vars(record).clear()
-    vars(record).update(backwards)
+    vars(record).update(reversed_attributes)
     other = logging.LogRecord("", 0, "", 0, "", (), None)
     vars(other).clear()
-    vars(other).update(backwards)
+    vars(other).update(reversed_attributes)
     formatter = logging.Formatter(ALL)
-    assert native(formatter, record) == stock(formatter, other)
+    assert format_native(formatter, record) == format_stdlib(formatter, other)
 
 
-def test_missing_attributes_are_errors(native):
+def test_missing_attributes_are_errors(format_native):
+    """A record without an attribute that the format requires causes an error."""
     for name in ("args", "msg", "created", "name"):
         record = make_record()
         delattr(record, name)
-        outcome = native(logging.Formatter("%(asctime)s %(name)s %(message)s"), record)
+        outcome = format_native(logging.Formatter("%(asctime)s %(name)s %(message)s"), record)
         assert isinstance(outcome, tuple) and issubclass(outcome[0], Exception), name
 
 
-def test_arguments_may_change_the_record(native):
-    """A __str__ that meddles with the record it is part of."""
-    class Meddler:
+def test_argument_clears_the_record_while_it_is_formatted(format_native):
+    """An argument's __str__ may clear the record that is being formatted."""
+    class SideEffect:
         def __str__(self):
             vars(record).clear()
             return "done"
 
-    record = make_record("%s", (Meddler(),))
-    assert native(logging.Formatter(ALL), record).endswith(b" done 100 %")
+    record = make_record("%s", (SideEffect(),))
+    assert format_native(logging.Formatter(ALL), record).endswith(b" done 100 %")
 
 
-# --- odd things that programs do ---------------------------------------------------------------
+# --- unusual programs --------------------------------------------------------------------------
 
-def test_each_argument_is_asked_once(check, native):
-    """A __str__ may count, or cost."""
+def test_each_argument_is_converted_once(check, format_native):
+    """An argument's __str__ is called exactly once for each record."""
     class Counted:
         calls = 0
 
@@ -387,30 +410,31 @@ def test_each_argument_is_asked_once(check, native):
             return "c"
 
     counted = Counted()
-    native_format = logging.Formatter("%(require)s %(message)s")
-    native(native_format, make_record("%s %s", (counted, 1)))
+    failing_formatter = logging.Formatter("%(missing)s %(message)s")
+    format_native(failing_formatter, make_record("%s %s", (counted, 1)))
     assert counted.calls == 1
     for n in range(2, 6):
-        native(logging.Formatter("%(message)s"), make_record("ä %s %s", (counted, 1)))
+        format_native(logging.Formatter("%(message)s"), make_record("ä %s %s", (counted, 1)))
         assert counted.calls == n
 
 
-def test_levels_and_names_of_any_kind(check):
+def test_levels_and_level_names_of_any_type(check):
+    """A levelno or levelname of any type is formatted as in the standard library."""
     for attributes in ({"levelno": "INFO"}, {"levelno": None}, {"levelno": 1.5},
                        {"levelname": None}, {"levelname": 5}, {"levelname": "INFO"}):
         check(logging.Formatter("%(message)s"), make_record(**attributes))
 
 
 def test_unknown_level_names_are_warnings(handler, sink):
-    """As mapPriority has it, also for the very first record; numbers are severities."""
+    """An unknown level name is sent as a warning, and a number in priority_map is a severity."""
     handler.handle(make_record("m", (), levelname=None))
     handler.priority_map = {"INFO": 7}
     handler.handle(make_record("m", ()))
     assert sink.take(2) == [b"<12>m\0", b"<15>m\0"]
 
 
-def test_default_formatter_replaced(handler, sink):
-    """logging._defaultFormatter is for handlers that have none."""
+def test_default_formatter_is_replaced(handler, sink):
+    """A handler without a formatter uses the current logging._defaultFormatter."""
     handler.handle(make_record("m", ()))
     with mock.patch.object(logging, "_defaultFormatter", logging.Formatter("new %(message)s")):
         handler.handle(make_record("m", ()))
@@ -419,12 +443,14 @@ def test_default_formatter_replaced(handler, sink):
 
 
 def test_line_feed_at_the_end_of_ident(handler, sink):
+    """A line feed that ends the ident does not replace the one before the traceback."""
     handler.ident = "ident\n"
     handler.handle(make_record("", (), exc_text="trace"))
     assert sink.take_one() == b"<14>ident\n\ntrace\0"
 
 
 def test_style_without_attributes(check):
+    """A style object that has no instance attributes is used as it is."""
     class Style:
         __slots__ = ()
 
@@ -440,6 +466,7 @@ def test_style_without_attributes(check):
 
 
 def test_defaults_changed_in_place(check):
+    """The next record sees a changed or deleted entry of the style's defaults."""
     defaults = {"custom": 1}
     formatter = logging.Formatter("%(custom)s %(message)s", defaults=defaults)
     check(formatter, make_record())
@@ -450,8 +477,8 @@ def test_defaults_changed_in_place(check):
 
 
 @pytest.mark.parametrize("logger_class", [logging.Logger, fastlog.Logger])
-def test_as_many_pieces_as_there_can_be(make_handler, sink, logger_class):
-    """Formats and messages of up to many parts, on both sides of what is compiled."""
+def test_formats_around_the_compilation_limits(make_handler, sink, logger_class):
+    """Formats and messages just below and above the compilation limits are formatted correctly."""
     handler = make_handler(sink.path, linger=0)
     log = logger_class("x")
     log.addHandler(handler)
@@ -466,20 +493,22 @@ def test_as_many_pieces_as_there_can_be(make_handler, sink, logger_class):
                 assert {part[24:] for part in parts[:-1]} == {b"a," * count}
 
 
-def test_an_exception_that_changes_the_record(native):
-    """Its __str__ runs in the middle of the formatting."""
-    class Meddler(Exception):
+def test_exception_changes_the_record_while_it_is_formatted(format_native):
+    """An exception's __str__ may change the record that is being formatted."""
+    class SideEffect(Exception):
         def __str__(self):
             vars(record).update(levelno=10**9, name="x" * 1000, stack_info=None)
             return "meddler"
 
-    record = make_record(exc_info=(Meddler, Meddler(), None), stack_info="stack")
-    assert native(logging.Formatter("%(message)s"), record).endswith(b"meddler")
+    record = make_record(exc_info=(SideEffect, SideEffect(), None), stack_info="stack")
+    assert format_native(logging.Formatter("%(message)s"), record).endswith(b"meddler")
 
 
 def test_formatted_records_share_their_keys(run_python):
-    """CPython: instances share the keys of their dicts (PEP 412), as far as these were known before
-    ten or so were made. Else each LogRecord's dict is copied when it gets its `asctime`.
+    """Adding `asctime` to a LogRecord does not copy its dict.
+
+    CPython lets the dicts of instances share their keys (PEP 412), but only keys that exist before
+    about ten instances have been created.
     """
     assert run_python("""
 import fastlog, logging, sys

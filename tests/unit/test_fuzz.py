@@ -1,4 +1,4 @@
-"""Any bytes in a spool, and any text on a stream: neither crashes, and neither forges a record."""
+"""Arbitrary bytes in a spool and arbitrary text on a stream neither crash nor forge a record."""
 import json
 import logging
 import mmap
@@ -15,86 +15,92 @@ import fastlog
 PAGE = mmap.PAGESIZE
 CAPACITY = 4 * PAGE
 WORD = 8
-HEADER_END = 512  # what comes behind it in the first page are the ring's positions
+HEADER_END = 512  # The ring's positions follow in the rest of the first page.
 
 pytestmark = pytest.mark.timeout(300)
 
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck))
 
-# Looks at spools as `fastlog recover --dry-run` does: a path in, what it found out.
-LOOK = """
+# Reads spools as `fastlog recover --dry-run` does. Each line of input is a path, and each line of
+# output is a JSON list of the records or the text of an error.
+READER = """
 import json, sys
 from fastlog._spool.file import Spool
+from fastlog._engine.spool_reader import read_records
 from fastlog.cli.recover import make_engine
 for line in sys.stdin:
     try:
         spool = Spool.open_existing(line[:-1], read_only=True)
         engine = spool.capacity and make_engine(spool.destination, spool.capacity, spool)
-        found = [record.decode("latin-1") for record in engine.records()] if engine else []
+        result = [record.decode("latin-1") for record in read_records(engine)] if engine else []
     except OSError as error:
-        found = str(error)
+        result = str(error)
     engine = spool = None
-    print(json.dumps(found), flush=True)
+    print(json.dumps(result), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
-def look():
-    """A process of its own: if it crashes, the test says so; if it loops, the time limit does."""
-    with subprocess.Popen([sys.executable, "-c", LOOK], text=True, stdin=subprocess.PIPE,
+def read_spool():
+    """Return a function that reads a spool in a separate process.
+
+    A crash of that process fails the test, and an endless loop runs into the test's timeout.
+    """
+    with subprocess.Popen([sys.executable, "-c", READER], text=True, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as process:
-        def ask(path):
+        def read(path):
             process.stdin.write(f"{path}\n")
             process.stdin.flush()
             answer = process.stdout.readline()
             assert answer, f"it crashed: {process.wait()}"
             return json.loads(answer)
 
-        yield ask
+        yield read
         process.kill()
 
 
-# --- spools --------------------------------------------------------------------------------------
+# --- spools ------------------------------------------------------------------------------------
 
 TEXTS = [f"{i} " + "xyz" * (i * 7 % 60) for i in range(60)]
 
 
-def span_of(record):
+def compute_span(record):
+    """Return the number of bytes that the record occupies in the ring."""
     return (WORD + len(record) + WORD - 1) // WORD * WORD
 
 
 @pytest.fixture(scope="module")
-def valid(tmp_path_factory):
-    """(the bytes of a spool, its records, where in the file each begins)."""
+def valid_spool(tmp_path_factory):
+    """Return the bytes of a spool, its records, and the file offset of each record."""
     directory = tmp_path_factory.mktemp("spool")
-    path = directory / "valid"
+    path = directory / "spool"
     handler = fastlog.SysLogHandler(directory / "nobody", spool=path, capacity=CAPACITY)
     log = logging.Logger("x")
     log.addHandler(handler)
     for text in TEXTS:
         log.info(text)
     content = path.read_bytes()
-    handler._tell = lambda text: None       # that nobody takes them
+    handler._warn_stderr = lambda text: None       # silences the warning about undelivered records
     handler.close(0.0)
     records = [f"<14>{text}\0" for text in TEXTS]
-    places, place = [], PAGE
+    offsets, offset = [], PAGE
     for record in records:
-        places.append(place)
-        place += span_of(record)
-    return content, records, places
+        offsets.append(offset)
+        offset += compute_span(record)
+    return content, records, offsets
 
 
-def write(path, content):
+def write_spool(path, content):
     path.write_bytes(content)
     path.chmod(0o600)
 
 
-def test_valid_spool(valid, look, tmp_path):
-    """So that the tests below mean something."""
-    content, records, _ = valid
-    write(tmp_path / "spool", content)
-    assert look(tmp_path / "spool") == records
+def test_undamaged_spool_is_read_completely(valid_spool, read_spool, tmp_path):
+    """The spool that the tests below damage is readable before."""
+    content, records, _ = valid_spool
+    write_spool(tmp_path / "spool", content)
+    assert read_spool(tmp_path / "spool") == records
 
 
 patches = st.one_of(st.binary(min_size=1, max_size=40),
@@ -104,66 +110,68 @@ patches = st.one_of(st.binary(min_size=1, max_size=40),
 
 @fuzz
 @given(data=st.data())
-def test_damaged_records(valid, look, tmp_path, data):
-    """Where only records were edited, all others are there, in order."""
-    content, records, places = valid
+def test_undamaged_records_are_recovered(valid_spool, read_spool, tmp_path, data):
+    """When only records were overwritten, all other records are recovered in order."""
+    content, records, offsets = valid_spool
     edited = bytearray(content)
-    end = places[-1] + span_of(records[-1])
-    touched = set()
+    end = offsets[-1] + compute_span(records[-1])
+    touched_offsets = set()
     for _ in range(data.draw(st.integers(1, 5))):
         patch = data.draw(patches)
-        place = data.draw(st.one_of(st.integers(PAGE, end - 1), st.sampled_from(places)))
-        patch = patch[:end - place]
-        edited[place:place + len(patch)] = patch
-        touched.update(range(place, place + len(patch)))
-    write(tmp_path / "spool", edited)
-    found = iter(look(tmp_path / "spool"))
-    for record, place in zip(records, places, strict=True):
-        if touched.isdisjoint(range(place, place + span_of(record))):
-            assert any(record == each for each in found), record
+        offset = data.draw(st.one_of(st.integers(PAGE, end - 1), st.sampled_from(offsets)))
+        patch = patch[:end - offset]
+        edited[offset:offset + len(patch)] = patch
+        touched_offsets.update(range(offset, offset + len(patch)))
+    write_spool(tmp_path / "spool", edited)
+    recovered = iter(read_spool(tmp_path / "spool"))
+    for record, offset in zip(records, offsets, strict=True):
+        if touched_offsets.isdisjoint(range(offset, offset + compute_span(record))):
+            assert any(record == candidate for candidate in recovered), record
 
 
-def test_damaged_lengths(valid, look, tmp_path):
-    """A record whose length was changed takes none of its neighbours along."""
-    content, records, places = valid
-    for i, place in enumerate(places[:-1]):
+def test_record_with_a_wrong_length_hides_no_other_record(valid_spool, read_spool, tmp_path):
+    """A record whose length was overwritten is skipped without losing its neighbours."""
+    content, records, offsets = valid_spool
+    for i, offset in enumerate(offsets[:-1]):
         edited = bytearray(content)
-        length = len(records[i]) + span_of(records[i + 1])   # as if the next one were its text
-        edited[place:place + 4] = struct.pack("=I", length)
-        write(tmp_path / "spool", edited)
-        assert look(tmp_path / "spool") == records[:i] + records[i + 1:]
+        # The wrong length makes the next record look like part of this one.
+        length = len(records[i]) + compute_span(records[i + 1])
+        edited[offset:offset + 4] = struct.pack("=I", length)
+        write_spool(tmp_path / "spool", edited)
+        assert read_spool(tmp_path / "spool") == records[:i] + records[i + 1:]
 
 
 @fuzz
 @given(data=st.data())
-def test_any_damage(valid, look, tmp_path, data):
-    """Positions, header, length of the file, anything: an OSError with a message, or a list."""
-    edited = bytearray(valid[0])
+def test_arbitrary_damage_does_not_crash_the_reader(valid_spool, read_spool, tmp_path, data):
+    """Damage to positions, header, records or file length yields a list or a clear OSError."""
+    edited = bytearray(valid_spool[0])
     words = st.one_of(patches, st.integers(0, CAPACITY).map(lambda n: struct.pack("=Q", n)))
     for _ in range(data.draw(st.integers(1, 5))):
-        place = data.draw(st.one_of(
+        offset = data.draw(st.one_of(
             st.integers(0, HEADER_END), st.integers(0, len(edited) - 1),
-            st.integers(0, 2).map(lambda i: HEADER_END + 64 * i)))   # head, tail, done
+            st.integers(0, 2).map(lambda i: HEADER_END + 64 * i)))   # head, tail, sent_pos
         patch = data.draw(words)
-        edited[place:place + len(patch)] = patch
+        edited[offset:offset + len(patch)] = patch
     if data.draw(st.booleans()):
         del edited[data.draw(st.integers(0, len(edited))):]
-    write(tmp_path / "spool", edited)
-    found = look(tmp_path / "spool")
-    assert isinstance(found, list) or "spool" in found
+    write_spool(tmp_path / "spool", edited)
+    result = read_spool(tmp_path / "spool")
+    assert isinstance(result, list) or "spool" in result
 
 
 @fuzz
 @given(content=st.binary(min_size=1, max_size=2000))
-def test_any_file(look, tmp_path, content):
-    write(tmp_path / "spool", content)
-    assert "spool" in look(tmp_path / "spool")
+def test_arbitrary_file_is_refused(read_spool, tmp_path, content):
+    """A file of arbitrary bytes is refused with an error that names it."""
+    write_spool(tmp_path / "spool", content)
+    assert "spool" in read_spool(tmp_path / "spool")
 
 
-# --- streams -------------------------------------------------------------------------------------
+# --- streams -----------------------------------------------------------------------------------
 
 def parse_octet_counting(stream):
-    """RFC 6587 section 3.4.1, strictly."""
+    """Parse the octet counting of RFC 6587 section 3.4.1 strictly."""
     records = []
     while stream:
         length, space, stream = stream.partition(b" ")
@@ -174,8 +182,8 @@ def parse_octet_counting(stream):
     return records
 
 
-def parse_ended_by(end):
-    """RFC 6587 section 3.4.2: each record ends with this byte."""
+def make_parser(end):
+    """Return a parser for records that end with this byte (RFC 6587 section 3.4.2)."""
     def parse(stream):
         records = stream.split(end)
         assert records.pop() == b""
@@ -183,16 +191,16 @@ def parse_ended_by(end):
     return parse
 
 
-PARSERS = {"octet-counting": parse_octet_counting, "newline": parse_ended_by(b"\n"),
-           None: parse_ended_by(b"\0")}
+PARSERS = {"octet-counting": parse_octet_counting, "newline": make_parser(b"\n"),
+           None: make_parser(b"\0")}
 
 
-def escaped(text):
+def escape(text):
     return text.encode("utf-8", "surrogateescape").replace(b"\n", b"#012").replace(b"\0", b"#000")
 
 
 def send(framing, max_size, ident, texts):
-    """What is on the wire after these were logged."""
+    """Log the texts and return the bytes that arrive over TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         handler = fastlog.SysLogHandler(listener.getsockname(), socktype=socket.SOCK_STREAM,
                                         framing=framing, ident=ident, max_size=max_size,
@@ -219,15 +227,16 @@ texts = st.one_of(
 @given(texts=st.lists(texts, min_size=1, max_size=8), ident=st.one_of(st.just(""), texts),
        max_size=st.one_of(st.none(), st.integers(480, 2000)))
 def test_no_message_forges_a_record(framing, texts, ident, max_size):
-    """A strict parser gets back exactly the records that were logged."""
+    """A strict parser extracts exactly the records that were logged."""
     records = PARSERS[framing](send(framing, max_size, ident, texts))
     assert len(records) == len(texts)
     for record, text in zip(records, texts, strict=True):
         message = ident + text
-        whole = b"<14>" + (message.encode() if framing == "octet-counting" else escaped(message))
-        if max_size is None or len(whole) + (framing is None) <= max_size:
-            assert record == whole
+        wire_text = message.encode() if framing == "octet-counting" else escape(message)
+        untruncated = b"<14>" + wire_text
+        if max_size is None or len(untruncated) + (framing is None) <= max_size:
+            assert record == untruncated
         else:
             assert len(record) + (framing is None) <= max_size
-            cut = record.removesuffix(b" [... cut by fastlog]")
-            assert cut != record and whole.startswith(cut)
+            remainder = record.removesuffix(b" [... cut by fastlog]")
+            assert remainder != record and untruncated.startswith(remainder)

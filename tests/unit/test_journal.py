@@ -1,4 +1,7 @@
-"""JournalHandler: what is in an entry, its size, its arguments. With journald: test_journald.py."""
+"""JournalHandler: the content and size of its entries, and its constructor arguments.
+
+The tests with a real journald are in test_journald.py.
+"""
 import fcntl
 import logging
 import re
@@ -22,8 +25,8 @@ def handler(make_journal_handler, sink):
     return make_journal_handler(sink.path)
 
 
-def fields_of(entry):
-    """The fields of an entry, as systemd's description of the protocol says; each name once."""
+def parse_entry(entry):
+    """Parse an entry of journald's native protocol into a dict and assert that names are unique."""
     fields = {}
     while entry:
         line, end, entry = entry.partition(b"\n")
@@ -39,37 +42,41 @@ def fields_of(entry):
     return fields
 
 
-# --- what is in an entry -----------------------------------------------------------------------
+# --- content of an entry -----------------------------------------------------------------------
 
-def test_call_and_record_make_the_same_entry(handler, sink):
-    """A call that makes no LogRecord tells of the same things as one that does."""
-    fast = fastlog.Logger("a.b", logging.DEBUG)
-    stock = logging.Logger("a.b", logging.DEBUG)
-    for log in (fast, stock):
+def test_entry_is_the_same_with_and_without_a_log_record(handler, sink):
+    """A call that creates no LogRecord sends the same fields as one that does."""
+    fastlog_logger = fastlog.Logger("a.b", logging.DEBUG)
+    stdlib_logger = logging.Logger("a.b", logging.DEBUG)
+    for log in (fastlog_logger, stdlib_logger):
         log.addHandler(handler)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    found = []
-    for log in (fast, stock):
+    entries = []
+    for log in (fastlog_logger, stdlib_logger):
         log.warning("one\ntwo %d", 3)
-        found.append(fields_of(sink.take_one()))
-        datetime.fromisoformat(found[-1].pop("SYSLOG_TIMESTAMP").decode())
-    assert found[0] == found[1]
-    assert found[0]["MESSAGE"] == b"WARNING one\ntwo 3"
+        entries.append(parse_entry(sink.take_one()))
+        datetime.fromisoformat(entries[-1].pop("SYSLOG_TIMESTAMP").decode())
+    assert entries[0] == entries[1]
+    assert entries[0]["MESSAGE"] == b"WARNING one\ntwo 3"
 
 
-def test_a_formatter_of_the_programs_own(handler, sink, logger_for):
+def test_custom_formatter_determines_the_message(handler, sink, logger_for):
+    """A custom formatter determines MESSAGE and leaves the other fields as they are."""
     class Formatter(logging.Formatter):
         def format(self, record):
             return "mine: " + record.getMessage()
 
     handler.setFormatter(Formatter())
     logger_for(handler).info("text", extra={"user": "me"})
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert (fields["MESSAGE"], fields["USER"]) == (b"mine: text", b"me")
 
 
-def test_traceback_that_the_formatter_leaves_out(handler, sink, logger_for):
-    """It has its field all the same, with loguru in front, too. What a formatter made is kept."""
+def test_traceback_is_sent_if_the_formatter_omits_it(handler, sink, logger_for):
+    """EXCEPTION_TEXT holds the traceback even if the formatter omits it or loguru sent the record.
+
+    If the formatter formatted the exception itself, EXCEPTION_TEXT holds the formatter's text.
+    """
     class Formatter(logging.Formatter):
         def format(self, record):
             return "mine"
@@ -79,25 +86,25 @@ def test_traceback_that_the_formatter_leaves_out(handler, sink, logger_for):
             return "short"
 
     log = logger_for(handler)
-    behind_loguru = loguru.logger.add(handler, format="{message}")
-    found = []
-    for formatter, say in ((Formatter(), log.exception), (Short(), log.exception),
-                           (None, loguru.logger.exception)):
+    loguru_sink = loguru.logger.add(handler, format="{message}")
+    entries = []
+    for formatter, log_exception in ((Formatter(), log.exception), (Short(), log.exception),
+                                     (None, loguru.logger.exception)):
         handler.setFormatter(formatter)
         try:
             raise KeyError("a key")
         except KeyError:
-            say("failed")
-        found.append(fields_of(sink.take_one()))
-    loguru.logger.remove(behind_loguru)
-    mine, short, loguru_s = (each["EXCEPTION_TEXT"] for each in found)
-    assert found[0]["MESSAGE"] == b"mine" and short == b"short"
-    for text in mine, loguru_s:
+            log_exception("failed")
+        entries.append(parse_entry(sink.take_one()))
+    loguru.logger.remove(loguru_sink)
+    omitted, short, from_loguru = (entry["EXCEPTION_TEXT"] for entry in entries)
+    assert entries[0]["MESSAGE"] == b"mine" and short == b"short"
+    for text in omitted, from_loguru:
         assert text.startswith(b"Traceback (most") and text.endswith(b"KeyError: 'a key'")
 
 
-def test_overridden_steps(make_handler, sink, logger_for):
-    """A subclass that overrides a step is asked, and its answer is what is sent."""
+def test_overridden_methods_determine_the_entry(make_handler, sink, logger_for):
+    """The entry contains the results of a subclass's format and mapPriority."""
     class Handler(fastlog.JournalHandler):
         def mapPriority(self, levelName):
             return "crit"
@@ -107,24 +114,26 @@ def test_overridden_steps(make_handler, sink, logger_for):
 
     handler = make_handler(sink.path, cls=Handler, ident="x", facility="mail")
     logger_for(handler).info("text", extra={"user": "me"})
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert (fields["MESSAGE"], fields["PRIORITY"], fields["SYSLOG_FACILITY"],
             fields["USER"]) == (b"formatted", b"2", b"2", b"me")
 
 
-def test_thread_name(handler, sink, logger_for):
+def test_thread_name_is_sent(handler, sink, logger_for):
+    """THREAD_NAME holds the name of the calling thread, including its newlines."""
     thread = threading.Thread(target=logger_for(handler).info, args=("x",), name="two\nlines")
     thread.start()
     thread.join()
-    assert fields_of(sink.take_one())["THREAD_NAME"] == b"two\nlines"
+    assert parse_entry(sink.take_one())["THREAD_NAME"] == b"two\nlines"
 
 
-def test_extra_in_the_place_of_a_field(make_journal_handler, sink, logger_for):
+def test_extra_overrides_a_constant_field(make_journal_handler, sink, logger_for):
+    """A value in `extra` replaces the handler's constant field of that name for one entry."""
     handler = make_journal_handler(sink.path, fields={"A": "always", "B": "always"})
     log = logger_for(handler)
     log.info("1", extra={"a": "this time"})
     log.info("2")
-    first, second = map(fields_of, sink.take(2))
+    first, second = map(parse_entry, sink.take(2))
     assert (first["A"], first["B"], second["A"]) == (b"this time", b"always", b"always")
 
 
@@ -132,7 +141,8 @@ def test_extra_in_the_place_of_a_field(make_journal_handler, sink, logger_for):
     ("order_id", "ORDER_ID"), ("Größe in mm", "GR_SSE_IN_MM"), ("1st", "X_1ST"),
     ("_private", "X__PRIVATE"), ("", "X_"), ("message", "X_MESSAGE"), ("a" * 70, "A" * 64),
     ("a\nMESSAGE=b", "A_MESSAGE_B"), (7, "X_7")])
-def test_names_made_valid(attribute, name):
+def test_field_names_are_sanitized(attribute, name):
+    """An attribute's name becomes a valid field name that does not clash with a handler's field."""
     assert field_name(attribute) == name
 
 
@@ -141,13 +151,13 @@ class Unprintable:
         raise RuntimeError("no")
 
 
-def test_values_of_any_type(handler, sink, logger_for, capsys):
-    """None keeps the record from being sent, nor does one raise into the program."""
+def test_values_of_any_type_are_sent(handler, sink, logger_for, capsys):
+    """A value of any type is sent, and none raises an exception into the program."""
     logger_for(handler).info("m", extra={
         "bytes_": b"\0\n", "array": bytearray(b"a"), "view": memoryview(b"b"), "none": None,
         "number": 1.5, "list": [1, "x"], "surrogate": "\udc80", "bad": Unprintable(), "": 1,
         "priority": "mine"})
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert capsys.readouterr().err == ""
     assert {name: value for name, value in fields.items() if name not in OWN_FIELDS} == {
         "BYTES_": b"\0\n", "ARRAY": b"a", "VIEW": b"b", "NONE": b"None", "NUMBER": b"1.5",
@@ -157,7 +167,7 @@ def test_values_of_any_type(handler, sink, logger_for, capsys):
 
 
 class Text(str):
-    """Not to be asked for what a str can do."""
+    """A str whose methods raise."""
 
     def __str__(self):
         return self
@@ -174,8 +184,8 @@ class Bytes(bytes):
         return self
 
 
-def test_values_that_do_not_behave(handler, sink, logger_for, capsys):
-    """What a value's own methods do to a call keeps no record back."""
+def test_misbehaving_values_are_sent(handler, sink, logger_for, capsys):
+    """A record is sent even if methods of its names or values raise."""
     released = memoryview(b"x")
     released.release()
     record = logging.makeLogRecord({"msg": "m", "text": Text("t"), "bytes_": Bytes(b"b"),
@@ -183,7 +193,7 @@ def test_values_that_do_not_behave(handler, sink, logger_for, capsys):
     vars(record)[Unprintable()] = 1
     vars(record)[Text("own")] = 2
     handler.handle(record)
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert capsys.readouterr().err == ""
     assert fields.pop("VIEW").startswith(b"<released memory")
     assert {name: value for name, value in fields.items() if name not in OWN_FIELDS} == {
@@ -191,8 +201,8 @@ def test_values_that_do_not_behave(handler, sink, logger_for, capsys):
         "X__UNPRINTABLE_WITHOUT_A_STR___": b"1"}
 
 
-def test_attributes_of_any_type(handler, sink, capsys):
-    """makeLogRecord() takes anything for what a record has by itself."""
+def test_standard_attributes_of_any_type_are_sent(handler, sink, capsys):
+    """A standard attribute may have any type, because makeLogRecord() accepts any."""
     class Attributes(dict):
         pass
 
@@ -201,7 +211,7 @@ def test_attributes_of_any_type(handler, sink, capsys):
         "funcName": Unprintable(), "threadName": ["a"], "exc_text": ""})
     record.__dict__ = Attributes(vars(record))
     handler.handle(record)
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert capsys.readouterr().err == ""
     assert fields["LOGGER"] == b"logger" and fields["CODE_FILE"] == b"\xff\n"
     assert fields["CODE_FUNC"] == b"<Unprintable without a str()>"
@@ -210,24 +220,25 @@ def test_attributes_of_any_type(handler, sink, capsys):
 
 @pytest.mark.parametrize("created", [
     None, float("nan"), float("inf"), -float("inf"), -1.5, 1e300, 10 ** 400, "x"], ids=repr)
-def test_time_that_is_none(handler, sink, created):
-    """In the place of a time that cannot be written stands that of the sending."""
+def test_invalid_time_is_replaced(handler, sink, created):
+    """If a record's time cannot be formatted, SYSLOG_TIMESTAMP holds the current time."""
     before = datetime.now().astimezone()
     handler.handle(logging.makeLogRecord({"msg": "m", "created": created}))
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert before <= datetime.fromisoformat(fields["SYSLOG_TIMESTAMP"].decode())
 
 
-def test_ident_taken_away(handler, sink, logger_for):
+def test_ident_may_be_removed(handler, sink, logger_for):
+    """An ident that is None or empty leaves SYSLOG_IDENTIFIER out."""
     log = logger_for(handler)
     for handler.ident in "first", None, "last", "":
         log.info("x")
-    assert [fields_of(entry).get("SYSLOG_IDENTIFIER") for entry in sink.take(4)] == [
+    assert [parse_entry(entry).get("SYSLOG_IDENTIFIER") for entry in sink.take(4)] == [
         b"first", None, b"last", None]
 
 
 def test_format_and_message_of_many_pieces(run_python, sink):
-    """The longest format that is compiled, and a message with as many conversions."""
+    """The longest formats and messages that are compiled fit into an entry."""
     run_python("""
 import logging, sys, fastlog
 handler = fastlog.JournalHandler(sys.argv[1], ident="x")
@@ -235,13 +246,13 @@ handler.setFormatter(logging.Formatter("|".join(
     ["%(asctime)s", *["%(levelname)s"] * 10, "%(message)s"])))
 log = fastlog.Logger("two\\nlines")
 log.addHandler(handler)
-message = " ".join(["%s"] * 14) + "."     # compiled when it comes again
+message = " ".join(["%s"] * 14) + "."     # compiled at its second use
 for _ in range(3):
     log.info(message, *"abcdefghijklmn")
     assert handler.flush(20)
 """, sink.path)
     for entry in sink.take(3):
-        fields = fields_of(entry)
+        fields = parse_entry(entry)
         assert fields["MESSAGE"].endswith(b"INFO|" * 10 + b"a b c d e f g h i j k l m n.")
         assert fields["LOGGER"] == b"two\nlines"
 
@@ -253,16 +264,16 @@ NAME = st.text(max_size=80)
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(extra=st.dictionaries(NAME, st.text() | st.binary() | st.integers() | st.none(), max_size=5),
        message=st.text())
-def test_any_extra_is_made_valid(handler, sink, extra, message):
-    """Whatever the names and values: one entry that can be taken apart, with all values in it."""
+def test_arbitrary_extra_makes_a_valid_entry(handler, sink, extra, message):
+    """Any names and values in `extra` make one entry that can be parsed and contains them all."""
     record = logging.makeLogRecord({"msg": message.replace("%", ""), "levelname": "INFO"})
     standard = {*vars(record), "message", "asctime", "taskName"}
-    # Of two that come out alike, which would be two values of one field, only one.
-    alike = {field_name(name): name for name in extra if name not in standard}
-    extra = {name: extra[name] for name in alike.values()}
+    # Names that map to the same field name would be two values of one field, so only one is used.
+    unique_names = {field_name(name): name for name in extra if name not in standard}
+    extra = {name: extra[name] for name in unique_names.values()}
     vars(record).update(extra)
     handler.handle(record)
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert fields["MESSAGE"] == record.msg.encode("utf-8", "backslashreplace")
     for name, value in extra.items():
         name = field_name(name)
@@ -275,7 +286,7 @@ def test_any_extra_is_made_valid(handler, sink, extra, message):
 # --- sizes -------------------------------------------------------------------------------------
 
 def take_file(sink):
-    """The content of a datagram that is empty but for a file with all its seals."""
+    """Receive an empty datagram with a sealed file attached and return the file's content."""
     data, files, _, _ = socket.recv_fds(sink.socket, 100, 2)
     assert data == b"" and len(files) == 1
     with open(files[0], "rb") as file:
@@ -284,21 +295,25 @@ def take_file(sink):
         return file.read()
 
 
-def test_too_long_for_a_datagram(handler, sink, logger_for):
+def test_entry_too_long_for_a_datagram_is_sent_as_a_file(handler, sink, logger_for):
+    """An entry that is too long for a datagram is passed to journald as a sealed file."""
     logger_for(handler).info("x" * 500_000, extra={"blob": bytes(100_000)})
-    fields = fields_of(take_file(sink))
+    fields = parse_entry(take_file(sink))
     assert fields["MESSAGE"] == b"x" * 500_000 and fields["BLOB"] == bytes(100_000)
 
 
-def test_no_descriptor_left_for_a_file(run_python, sink):
-    """It is tried for a while; then the entry goes in a buffer that is large enough."""
+def test_large_entry_is_sent_without_a_free_descriptor(run_python, sink):
+    """If no descriptor is free for the file, the entry is sent as a datagram after ten attempts.
+
+    The socket's send buffer is enlarged for it.
+    """
     run_python("""
 import contextlib, errno, logging, os, resource, sys, fastlog
 handler = fastlog.JournalHandler(sys.argv[1], ident="x")
 log = logging.Logger("x")
 log.addHandler(handler)
 log.info("small")
-assert handler.flush(20)                     # connected
+assert handler.flush(20)                     # waits until the handler is connected
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
 taken = []
 with contextlib.suppress(OSError):
@@ -313,19 +328,19 @@ os.close(taken.pop())
 log.info("y" * 1_000_000)
 assert handler.flush(20)
 """, sink.path)
-    assert [fields_of(each)["MESSAGE"] for each in sink.take(2)] == [b"small", b"x" * 300_000]
-    assert fields_of(take_file(sink))["MESSAGE"] == b"y" * 1_000_000
+    assert [parse_entry(entry)["MESSAGE"] for entry in sink.take(2)] == [b"small", b"x" * 300_000]
+    assert parse_entry(take_file(sink))["MESSAGE"] == b"y" * 1_000_000
 
 
-def test_too_long_for_the_ring(make_journal_handler, sink, logger_for):
-    """Text and extra are shortened, with the mark, and what is left is an entry."""
+def test_entry_too_long_for_the_ring_is_truncated(make_journal_handler, sink, logger_for):
+    """The message and the extra fields are truncated and marked, and the entry stays valid."""
     handler = make_journal_handler(sink.path, capacity=1 << 20)
     log = logger_for(handler)
     log.info("\N{EURO SIGN}" * 1_000_000)
     log.info("short", extra={"a": "first", "b": "\N{EURO SIGN}" * 1_000_000, "c": "last"})
     log.info("\N{EURO SIGN}" * 1_000_000, extra={"b": "\N{EURO SIGN}" * 1_000_000})
     mark = b" [... cut by fastlog]"
-    first, second, third = (fields_of(take_file(sink)) for _ in range(3))
+    first, second, third = (parse_entry(take_file(sink)) for _ in range(3))
     assert len(first["MESSAGE"]) > 300_000 and first["MESSAGE"].endswith(mark)
     assert first["LOGGER"] == b"test"
     assert (second["MESSAGE"], second["A"]) == (b"short", b"first")
@@ -335,22 +350,23 @@ def test_too_long_for_the_ring(make_journal_handler, sink, logger_for):
     assert handler.stats().truncated == 3
 
 
-def test_traceback_too_long_for_the_ring(make_journal_handler, sink, logger_for):
-    """It is in an entry twice; both are shortened, and what `extra` brings is there."""
+def test_traceback_too_long_for_the_ring_is_truncated(make_journal_handler, sink, logger_for):
+    """A long traceback is truncated in both of its fields, and the extra fields are complete."""
     handler = make_journal_handler(sink.path, capacity=1 << 20)
     try:
         raise ValueError("line\n" * 100_000)
     except ValueError:
         logger_for(handler).exception("failed", extra={"order_id": 7})
-    fields = fields_of(take_file(sink))
+    fields = parse_entry(take_file(sink))
     mark = b" [... cut by fastlog]"
     assert fields["MESSAGE"].endswith(mark) and fields["EXCEPTION_TEXT"].endswith(mark)
     assert len(fields["MESSAGE"]) > 300_000 and len(fields["EXCEPTION_TEXT"]) > 100_000
     assert fields["ORDER_ID"] == b"7" and handler.stats().truncated == 1
 
 
-def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
-    """Even where a field of our own is too long for the ring, MESSAGE arrives."""
+def test_overlong_standard_field_does_not_displace_the_message(make_journal_handler, sink,
+                                                               directory):
+    """MESSAGE arrives even if one of the handler's own fields is too long for the ring."""
     handler = make_journal_handler(sink.path, capacity=1 << 16)
     log = logging.Logger("n" * 100_000)
     log.addHandler(handler)
@@ -361,7 +377,7 @@ def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
 
 # --- arguments ---------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("options, error, said", [
+@pytest.mark.parametrize("options, error, message", [
     ({"ident": "two words"}, ValueError, "ident must be"),
     ({"ident": "line\n"}, ValueError, "ident must be"),
     ({"ident": 1}, TypeError, "ident must be"),
@@ -383,13 +399,15 @@ def test_long_names_cost_only_themselves(make_journal_handler, sink, directory):
     ({"address": ("host", 514)}, TypeError, "address"),
     ({"address": ""}, ValueError, "address"),
 ])
-def test_bad_arguments(options, error, said):
+def test_invalid_arguments_are_rejected(options, error, message):
+    """An invalid argument raises an error that names it."""
     options = {"address": "/nowhere", **options}
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         fastlog.JournalHandler(options.pop("address"), **options)
 
 
-def test_dict_config(run_python, sink):
+def test_dict_config_creates_the_handler(run_python, sink):
+    """dictConfig creates a JournalHandler with all of its arguments."""
     run_python("""
 import logging.config, sys
 logging.config.dictConfig({
@@ -399,7 +417,7 @@ logging.config.dictConfig({
     "root": {"level": "INFO", "handlers": ["journal"]}})
 logging.info("configured")
 """, sink.path)
-    fields = fields_of(sink.take_one())
+    fields = parse_entry(sink.take_one())
     assert (fields["MESSAGE"], fields["SYSLOG_IDENTIFIER"], fields["SHARD"]) == (
         b"configured", b"billing", b"7")
 
@@ -407,10 +425,11 @@ logging.info("configured")
 @pytest.mark.parametrize("name, arguments, ident", [
     ("my program.py", ["my program.py"], b"my_program.py"),
     ("shop/__main__.py", ["-m", "shop"], b"shop"),
-    ("shop/__init__.py", ["-m", "shop"], b"python"),      # before there is a name
+    ("shop/__init__.py", ["-m", "shop"], b"python"),      # sys.argv[0] is still "-m".
     ("shop.py", ["-m", "shop"], b"shop.py"),
     ("shop.py", ["-c", "import shop"], b"python")])
 def test_default_ident_is_the_program(sink, tmp_path, name, arguments, ident):
+    """The default ident is derived from the way in which the program was started."""
     program = tmp_path / name
     program.parent.mkdir(exist_ok=True)
     program.write_text("import sys, logging, fastlog\n"
@@ -419,11 +438,14 @@ def test_default_ident_is_the_program(sink, tmp_path, name, arguments, ident):
     if name == "shop/__init__.py":
         (program.parent / "__main__.py").touch()
     subprocess.run([sys.executable, *arguments, sink.path], check=True, timeout=30, cwd=tmp_path)
-    assert fields_of(sink.take_one())["SYSLOG_IDENTIFIER"] == ident
+    assert parse_entry(sink.take_one())["SYSLOG_IDENTIFIER"] == ident
 
 
-def test_fallback(make_journal_handler, make_sink, directory, monkeypatch, logger_for):
-    """Without journald to syslog; with it, and by default, to journald."""
+def test_fallback_to_syslog(make_journal_handler, make_sink, directory, monkeypatch, logger_for):
+    """With fallback=True records are sent to syslog only if journald's socket is absent.
+
+    By default they wait for journald.
+    """
     sink = make_sink()
     monkeypatch.setattr("fastlog._validation.DEFAULT_PATHS", (sink.path,))
     handler = make_journal_handler(directory / "missing", fallback=True, facility="local0")
@@ -435,15 +457,15 @@ def test_fallback(make_journal_handler, make_sink, directory, monkeypatch, logge
         assert sink.take_one() == sent
     journal = make_sink(directory / "journal")
     logger_for(make_journal_handler(journal.path, fallback=True)).info("to journald")
-    assert fields_of(journal.take_one())["MESSAGE"] == b"to journald"
+    assert parse_entry(journal.take_one())["MESSAGE"] == b"to journald"
     waiting = make_journal_handler(directory / "later")
     logger_for(waiting).info("waits")
     later = make_sink(directory / "later")
-    assert fields_of(later.take_one())["MESSAGE"] == b"waits"
+    assert parse_entry(later.take_one())["MESSAGE"] == b"waits"
 
 
-def test_notice_of_losses(make_journal_handler, sink, logger_for, capsys):
-    """What was lost is said in the journal, as an entry."""
+def test_loss_report_is_an_entry(make_journal_handler, sink, logger_for, capsys):
+    """Losses are reported in the journal as entries."""
     handler = make_journal_handler(sink.path, capacity=1 << 12, overflow="drop_new")
     log = logger_for(handler)
     sink.hang()
@@ -454,16 +476,17 @@ def test_notice_of_losses(make_journal_handler, sink, logger_for, capsys):
     entries = []
     while not handler.flush(0.0) or not sink.is_empty():
         if not sink.is_empty():
-            entries.append(fields_of(sink.take_one()))
-    notices = [entry for entry in entries if entry["LOGGER"] == b"fastlog"]
-    told = [int(re.match(rb"fastlog: (\d+) messages lost", each["MESSAGE"])[1])
-            for each in notices]
-    assert sum(told) == lost and notices[0]["PRIORITY"] == b"4"
-    assert len(entries) == 200 - lost + len(notices)
+            entries.append(parse_entry(sink.take_one()))
+    reports = [entry for entry in entries if entry["LOGGER"] == b"fastlog"]
+    reported = [int(re.match(rb"fastlog: (\d+) messages lost", report["MESSAGE"])[1])
+                for report in reports]
+    assert sum(reported) == lost and reports[0]["PRIORITY"] == b"4"
+    assert len(entries) == 200 - lost + len(reports)
 
 
-def test_spool(make_journal_handler, make_sink, directory, run_python):
-    """Entries that were not sent are sent by the next handler, large ones as files."""
+def test_spooled_entries_are_sent_by_the_next_handler(make_journal_handler, make_sink, directory,
+                                                      run_python):
+    """The next handler sends the entries of an orphaned spool, large ones as files."""
     path = directory / "journal"
     run_python("""
 import logging, os, sys, fastlog
@@ -474,8 +497,8 @@ log.warning("x" * 300_000)
 os._exit(0)
 """, path, directory / "spool", stderr=re.compile(""))
     sink = make_sink(path)
-    logging.raiseExceptions, before = False, logging.raiseExceptions
+    logging.raiseExceptions, raise_exceptions = False, logging.raiseExceptions
     make_journal_handler(path, spool=directory / "spool")
-    logging.raiseExceptions = before
-    assert fields_of(sink.take_one())["A"] == b"1"
-    assert fields_of(take_file(sink))["MESSAGE"] == b"x" * 300_000
+    logging.raiseExceptions = raise_exceptions
+    assert parse_entry(sink.take_one())["A"] == b"1"
+    assert parse_entry(take_file(sink))["MESSAGE"] == b"x" * 300_000

@@ -1,4 +1,4 @@
-"""flush, close, reopening, exit, fork."""
+"""The life cycle of a handler: flush, close, reopening, exit and fork."""
 import gc
 import logging
 import os
@@ -21,19 +21,20 @@ log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1]))
 """
 
 
-# From 3.12 on os.fork() warns where the process has a second thread, as it does here.
+# From Python 3.12 on, os.fork() warns if the process has more than one thread.
 FORK_WITH_THREADS = ["-W", "ignore:This process:DeprecationWarning"]
 
 
-def test_flush_waits_until_the_kernel_has_all(handler, log, sink):
+def test_flush_waits_until_all_records_are_sent(handler, log, sink):
+    """flush() returns True when all records have been sent to the kernel."""
     for i in range(10):
         log.info("%d", i)
     assert handler.flush() is True
     assert handler.stats().sent == 10 and handler.stats().pending == 0
 
 
-def test_flush_gives_up(handler, log, sink):
-    """False when the daemon does not take all in time; True as soon as it has."""
+def test_flush_times_out(handler, log, sink):
+    """flush() returns False if the daemon does not accept all records within the timeout."""
     sink.hang()
     for i in range(100):
         log.info("%d", i)
@@ -44,31 +45,32 @@ def test_flush_gives_up(handler, log, sink):
 
 
 def test_flush_without_records(make_handler, threads):
+    """flush() returns True without starting the writer if nothing was logged."""
     handler = make_handler("/nowhere")
     assert handler.flush(0) is True
     assert threads.find() == []
 
 
 def test_flush_can_be_interrupted(handler, log, sink):
-    """An exception from a signal handler, as by Ctrl-C, leaves flush at once."""
+    """An exception raised by a signal handler, as by Ctrl-C, leaves flush() at once."""
 
     def interrupt(signum, frame):
         raise KeyboardInterrupt
 
     sink.hang()
     log.info("x")
-    before = signal.signal(signal.SIGALRM, interrupt)
+    original_action = signal.signal(signal.SIGALRM, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             handler.flush(1000)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, original_action)
 
 
 def test_flush_releases_the_gil(handler, log, sink):
-    """Other threads run while one flushes: here the one that makes the flush end."""
+    """Other threads run during flush(), such as the reader that empties the sink's queue."""
     sink.hang()
     for i in range(100):
         log.info("%d", i)
@@ -79,7 +81,7 @@ def test_flush_releases_the_gil(handler, log, sink):
 
 
 def test_close_twice_and_reopen(handler, log, sink, threads):
-    """A record after close() arrives, as with the standard library's handler."""
+    """A record logged after close() arrives, as with the standard library's handler."""
     log.info("one")
     handler.close()
     handler.close()
@@ -90,45 +92,48 @@ def test_close_twice_and_reopen(handler, log, sink, threads):
     assert handler.stats().sent == 2
 
 
-def test_close_reports_what_it_could_not_deliver(handler, log, sink, capsys, threads):
-    """It returns in time, says how many records are left, and keeps them for a next start."""
+def test_close_reports_undelivered_records(handler, log, sink, capsys, threads):
+    """close() returns in time, reports the undelivered records and keeps them in the ring.
+
+    The next record starts the writer again, which sends them.
+    """
     sink.hang(room=11)
     for i in range(100):
         log.info("%d", i)
     wait_until(lambda: handler.stats().sent == 11, 20, "the writer")
-    before = time.monotonic()
+    start = time.monotonic()
     handler.close(0.1)
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - start < 10
     assert threads.find() == []
-    left = handler.stats().pending
-    assert left == 89
+    pending = handler.stats().pending
+    assert pending == 89
     assert capsys.readouterr().err == (
-        f"fastlog: {left} records were not delivered to {sink.path}\n")
-    assert handler.flush() is False  # nothing sends any more ...
-    handler.close()  # ... and this has been said
+        f"fastlog: {pending} records were not delivered to {sink.path}\n")
+    assert handler.flush() is False  # The writer has stopped.
+    handler.close()  # The second call reports nothing again.
     assert capsys.readouterr().err == ""
     received = sink.take(11)
     log.info("reopened")
-    received += sink.take(left + 1)
+    received += sink.take(pending + 1)
     assert received == [b"<14>%d\0" % i for i in range(100)] + [b"<14>reopened\0"]
 
 
-def test_flush_and_close_wait_for_a_hung_daemon_once(make_handler, sink, logger_for, capsys):
-    """logging.shutdown calls both: together they take one close_timeout."""
+def test_flush_and_close_share_one_timeout(make_handler, sink, logger_for, capsys):
+    """flush() and close(), both called by logging.shutdown(), together take one close_timeout."""
     handler = make_handler(sink.path, close_timeout=2.0)
     log = logger_for(handler)
     sink.hang()
     for i in range(100):
         log.info("%d", i)
-    before = time.monotonic()
+    start = time.monotonic()
     handler.flush()
     handler.close()
-    assert 2.0 <= time.monotonic() - before < 3.9
+    assert 2.0 <= time.monotonic() - start < 3.9
     assert "were not delivered" in capsys.readouterr().err
 
 
 def test_close_while_threads_log(handler, log, sink):
-    """Records that race with close() are sent before it returns or by the next start."""
+    """A record that races with close() is sent before it returns or by the restarted writer."""
     done = threading.Event()
     closer = threading.Thread(target=lambda: [handler.close(20) for _ in iter(done.is_set, True)])
     closer.start()
@@ -143,8 +148,8 @@ def test_close_while_threads_log(handler, log, sink):
     assert received == [b"<14>%d\0" % i for i in range(3000)]
 
 
-def test_dropped_handler_delivers(sink, threads):
-    """A handler that nobody closed delivers what it has when it is collected."""
+def test_garbage_collected_handler_delivers_its_records(sink, threads):
+    """A handler that was never closed delivers its records when it is garbage collected."""
     handler = fastlog.SysLogHandler(sink.path, linger=100.0)
     log = logging.Logger("test")
     log.addHandler(handler)
@@ -159,19 +164,20 @@ def test_dropped_handler_delivers(sink, threads):
 
 
 def test_descriptors_are_not_inherited(log, sink):
+    """The eventfd and the memfd of a handler are not inherited by child processes."""
     log.info("x")
     sink.take_one()
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the directory's own
+        except FileNotFoundError:  # This descriptor was the one that listed the directory.
             continue
         if "eventfd" in target or "memfd" in target:
             assert not os.get_inheritable(int(name)), target
 
 
-def test_normal_exit_delivers_all(run_python, sink):
-    """20,000 records and the end of the program: all of them, in order."""
+def test_normal_exit_delivers_all_records(run_python, sink):
+    """All 20,000 records of a program that exits right after logging arrive in order."""
     received = []
     reader = threading.Thread(target=lambda: received.extend(sink.take(20_000)))
     reader.start()
@@ -182,14 +188,17 @@ def test_normal_exit_delivers_all(run_python, sink):
 
 
 def test_exit_with_a_hung_daemon(run_python, sink):
-    """The program ends after close_timeout and says what it could not deliver."""
+    """The program exits after close_timeout and reports how many records it did not deliver."""
     sink.hang()
     run_python(PROGRAM + "handler.close_timeout = 0.3\nfor i in range(50): log.info('%d', i)",
                sink.path, stderr=re.compile(r"^fastlog: 50 records were not delivered to .*\n$"))
 
 
-def test_fork(run_python, sink):
-    """Child and parent each deliver their own records, once; pending ones are the parent's."""
+def test_parent_and_child_deliver_their_own_records(run_python, sink):
+    """After a fork, parent and child deliver their own records once.
+
+    The records that were pending at the fork belong to the parent.
+    """
     run_python(PROGRAM + """
 import os
 for i in range(2): log.info("parent %d", i)
@@ -201,14 +210,19 @@ if not child: os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 """, sink.path, options=FORK_WITH_THREADS)
     received = sink.take(6)
-    assert [r for r in received if b"parent" in r] == [b"<14>parent %d\0" % i for i in range(4)]
-    assert [r for r in received if b"child" in r] == [b"<14>child %d\0" % i for i in range(2, 4)]
+    assert [record for record in received if b"parent" in record] == [
+        b"<14>parent %d\0" % i for i in range(4)]
+    assert [record for record in received if b"child" in record] == [
+        b"<14>child %d\0" % i for i in range(2, 4)]
     assert sink.is_empty()
 
 
 @pytest.mark.parametrize("use", ["log.info('child')", "del handler; log.handlers.clear()"])
-def test_forked_child_touches_no_descriptor_but_its_own(run_python, sink, use):
-    """A daemon closes all descriptors after fork and opens others under the old numbers."""
+def test_forked_child_does_not_use_recycled_descriptors(run_python, sink, use):
+    """A child that closed all descriptors and reopened their numbers keeps the new ones intact.
+
+    Daemons close all descriptors after a fork.
+    """
     run_python(PROGRAM + f"""
 import os
 log.info("parent")
@@ -226,8 +240,8 @@ assert os.waitpid(child, 0)[1] == 0
     assert sink.take_one() == b"<14>parent\0"
 
 
-def test_fork_without_python_hooks(run_python, sink):
-    """A fork made in C is noticed by the child's first record."""
+def test_fork_in_c_is_detected(run_python, sink):
+    """The child's first record detects a fork that ran no Python hooks because C code made it."""
     run_python(PROGRAM + """
 import ctypes, os
 log.info("parent")

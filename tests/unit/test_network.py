@@ -1,4 +1,4 @@
-"""UDP and TCP, IPv4 and IPv6: bytes, framing, outages."""
+"""UDP and TCP over IPv4 and IPv6: the bytes sent, framing and outages."""
 import errno
 import logging
 import socket
@@ -14,21 +14,21 @@ TIMEOUT = 30
 
 @pytest.fixture
 def listen():
-    """Opens sockets on a loopback address: UDP ones, and TCP ones that listen."""
-    opened = []
+    """Return a function that opens UDP sockets and listening TCP sockets on a loopback address."""
+    sockets = []
 
     def start(host, family, kind, port=0):
-        opened.append(socket.socket(family, kind))
-        opened[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened[-1].bind((host, port))
-        opened[-1].settimeout(TIMEOUT)
+        sockets.append(socket.socket(family, kind))
+        sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sockets[-1].bind((host, port))
+        sockets[-1].settimeout(TIMEOUT)
         if kind == socket.SOCK_STREAM:
-            opened[-1].listen()
-        return opened[-1], (host, opened[-1].getsockname()[1])
+            sockets[-1].listen()
+        return sockets[-1], (host, sockets[-1].getsockname()[1])
 
     yield start
-    for each in opened:
-        each.close()
+    for open_socket in sockets:
+        open_socket.close()
 
 
 def accept(listener):
@@ -47,8 +47,8 @@ def read(connection, size):
 
 
 @pytest.mark.parametrize("host, family", LOOPBACKS)
-def test_udp(listen, make_handler, logger_for, host, family):
-    """One datagram each, the standard library's bytes."""
+def test_udp_sends_one_datagram_per_record(listen, make_handler, logger_for, host, family):
+    """Each record is sent as one UDP datagram with the standard library's bytes."""
     sink, address = listen(host, family, socket.SOCK_DGRAM)
     handler = make_handler(address, ident="tag: ")
     assert handler.socktype == socket.SOCK_DGRAM and not handler.unixsocket
@@ -64,8 +64,11 @@ def test_udp(listen, make_handler, logger_for, host, family):
     (None, b"<14>one\0<14>two#012lines#000\0"),
     ("octet-counting", b"7 <14>one14 <14>two\nlines\0"),
     ("newline", b"<14>one\n<14>two#012lines#000\n")])
-def test_tcp(listen, make_handler, logger_for, host, family, framing, wire):
-    """The standard library's bytes by default, or RFC 6587's framings; nobody forges a record."""
+def test_tcp_frames_records(listen, make_handler, logger_for, host, family, framing, wire):
+    """TCP uses the standard library's NUL by default, or a framing of RFC 6587.
+
+    A record that contains the delimiter does not end early.
+    """
     listener, address = listen(host, family, socket.SOCK_STREAM)
     log = logger_for(make_handler(address, socktype=socket.SOCK_STREAM, framing=framing))
     log.info("one")
@@ -74,7 +77,8 @@ def test_tcp(listen, make_handler, logger_for, host, family, framing, wire):
         assert read(connection, len(wire)) == wire
 
 
-def test_framing_keeps_an_asked_for_nul(listen, make_handler, logger_for):
+def test_framing_keeps_an_explicit_nul(listen, make_handler, logger_for):
+    """With append_nul=True, a framed record ends with a NUL."""
     listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
     log = logger_for(make_handler(address, socktype=socket.SOCK_STREAM, ident="a\nb: ",
                                   framing="octet-counting", append_nul=True))
@@ -83,31 +87,31 @@ def test_framing_keeps_an_asked_for_nul(listen, make_handler, logger_for):
         assert read(connection, 14) == b"11 <14>a\nb: x\0"
 
 
-def test_a_name_is_looked_up_by_the_writer(listen, make_handler, logger_for):
-    """"localhost" finds the server, whichever of its addresses the server listens on."""
+def test_host_name_is_resolved(listen, make_handler, logger_for):
+    """The handler reaches a server on "localhost" regardless of which address the server uses."""
     sink, (_, port) = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
     handler = make_handler(("localhost", port))
     log = logger_for(handler)
     for i in range(10):
         log.info("%d", i)
         assert handler.flush(20)
-    # UDP to an address where nobody listens is lost without a word, the first time.
+    # The first datagram to an address without a listener is lost without an error.
     assert int(sink.recv(100)[4:-1]) in (0, 1)
 
 
-def test_a_name_that_does_not_resolve(make_handler, logger_for, capfd):
-    """No error at construction, no wait in the call: the records wait."""
+def test_records_wait_while_the_host_name_does_not_resolve(make_handler, logger_for, capfd):
+    """An unknown host name causes no error and no delay, and the record stays pending."""
     handler = make_handler(("no-such-host.invalid", 514))
     log = logger_for(handler)
-    before = time.monotonic()
+    start = time.monotonic()
     log.info("x")
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - start < 1
     wait_until(lambda: handler.stats().send_errors > 0, 20, "the look-up")
     assert handler.stats().pending == 1
 
 
 def test_udp_server_restart(listen, make_handler, logger_for):
-    """Datagrams to nobody are lost, as UDP's are; a server that is back receives again."""
+    """Datagrams sent while no server listens are lost, and a restarted server receives again."""
     sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
     handler = make_handler(address)
     log = logger_for(handler)
@@ -125,7 +129,7 @@ def test_udp_server_restart(listen, make_handler, logger_for):
 
 
 def test_tcp_server_restart(listen, make_handler, logger_for):
-    """Records logged while nobody listens arrive on the next connection, in order, once."""
+    """Records logged while no server listens arrive once and in order on the next connection."""
     listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
     handler = make_handler(address, socktype=socket.SOCK_STREAM)
     log = logger_for(handler)
@@ -145,8 +149,8 @@ def test_tcp_server_restart(listen, make_handler, logger_for):
     assert handler.stats().reconnects == 1
 
 
-def test_tcp_partial_writes_and_a_torn_record(listen, make_handler, logger_for):
-    """A record larger than all buffers is resumed; one cut off is sent whole on the next."""
+def test_tcp_resends_an_interrupted_record(listen, make_handler, logger_for):
+    """A record larger than all buffers is sent in parts, and again after a broken connection."""
     listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
     handler = make_handler(address, socktype=socket.SOCK_STREAM, capacity=1 << 25,
                            framing="octet-counting")
@@ -165,23 +169,23 @@ def test_tcp_partial_writes_and_a_torn_record(listen, make_handler, logger_for):
 
 
 def test_tcp_connect_timeout(make_handler, logger_for, listen):
-    """A connect that nobody answers ends after `timeout`; the call never waits for it."""
+    """A connect that gets no answer fails with ETIMEDOUT after `timeout`."""
     listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
     listener.listen(0)
-    full = []  # the backlog is full, so that further handshakes get no answer
+    clients = []  # These fill the backlog, so that further handshakes get no answer.
     for _ in range(4):
-        full.append(socket.socket())
-        full[-1].setblocking(False)
-        full[-1].connect_ex(address)
+        clients.append(socket.socket())
+        clients[-1].setblocking(False)
+        clients[-1].connect_ex(address)
     handler = make_handler(address, socktype=socket.SOCK_STREAM, timeout=0.1)
     logger_for(handler).info("x")
     wait_until(lambda: handler.stats().last_errno == errno.ETIMEDOUT, 20, "the timeout")
-    for each in full:
-        each.close()
+    for client in clients:
+        client.close()
 
 
-def test_udp_oversize(listen, make_handler, logger_for):
-    """65,507 bytes is what UDP over IPv4 carries."""
+def test_udp_truncates_to_the_largest_datagram(listen, make_handler, logger_for):
+    """A record over UDP and IPv4 is truncated to 65,507 bytes, the largest datagram."""
     sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
     handler = make_handler(address)
     logger_for(handler).info("x" * 100_000)
@@ -190,7 +194,8 @@ def test_udp_oversize(listen, make_handler, logger_for):
 
 
 @pytest.mark.parametrize("host, family", LOOPBACKS)
-def test_same_as_the_standard_library(listen, make_handler, host, family):
+def test_same_bytes_as_the_standard_library(listen, make_handler, host, family):
+    """The handler sends the standard library's bytes over UDP and over TCP."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         received = []
         for cls in (None, logging.handlers.SysLogHandler):

@@ -1,4 +1,4 @@
-"""Bad constructor arguments: the error comes at once and names the argument."""
+"""Constructor arguments: an invalid one raises an error that names it."""
 import mmap
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 import fastlog
 
 
-@pytest.mark.parametrize("options, error, words", [
+@pytest.mark.parametrize("options, error, message", [
     ({"address": 7}, TypeError, "address.*str or os.PathLike.*host, port"),
     ({"address": b"/dev/log"}, TypeError, "address"),
     ({"address": ("host",)}, TypeError, "address"),
@@ -61,21 +61,25 @@ import fastlog
     ({"close_timeout": 1e12}, ValueError, "close_timeout"),
     ({"no_such_option": 1}, TypeError, "no_such_option"),
 ], ids=lambda value: repr(value)[:40] if isinstance(value, dict) else "")
-def test_bad_argument(options, error, words):
-    with pytest.raises(error, match=words):
+def test_invalid_argument_is_rejected(options, error, message):
+    """An invalid argument raises an error that names it."""
+    with pytest.raises(error, match=message):
         fastlog.SysLogHandler(**{"address": "/nowhere", **options})
 
 
-@pytest.mark.parametrize("call", ["flush", "close"])
-def test_bad_timeout(handler, call):
+@pytest.mark.parametrize("method", ["flush", "close"])
+def test_invalid_timeout_is_rejected(handler, method):
+    """flush() and close() raise a TypeError if the timeout is not a number."""
     with pytest.raises(TypeError, match="timeout"):
-        getattr(handler, call)("soon")
+        getattr(handler, method)("soon")
 
 
 def test_urgent_level_by_name(make_handler):
+    """urgent_level may be the name of a level."""
     assert make_handler("/nowhere", urgent_level="WARNING").urgent_level == 30
 
 
 def test_longest_paths_are_accepted(make_handler):
+    """A path of 107 bytes and an abstract name of 107 bytes are accepted."""
     make_handler("/" + 106 * "x")
     make_handler("\0" + 107 * "x")

@@ -1,4 +1,4 @@
-"""What is said of an outage: a line when it begins, a line when it is over, and no more."""
+"""Outages: one line on stderr when an outage begins, one when it ends, and nothing else."""
 import contextlib
 import io
 import itertools
@@ -13,58 +13,64 @@ from fastlog._daemons.rsyslogd import wait_until
 
 
 @pytest.fixture
-def told(capsys):
-    """The lines on stderr since the last call."""
+def read_stderr(capsys):
+    """Return a function that returns the lines written to stderr since its last call."""
     return lambda: capsys.readouterr().err.splitlines()
 
 
-def wait_for_trouble(handler):
-    """Until it could be told: the first failure is counted a moment before that."""
+def wait_for_outage(handler):
+    """Wait until an outage is reportable, which is a moment after the first failure is counted."""
     wait_until(lambda: handler.stats().send_errors > 1, 20, "a second failed connect")
 
 
-def test_absent_daemon(make_handler, make_sink, directory, logger_for, told):
-    """However many records wait, there is one line; and one when they go out."""
+def test_absent_daemon_is_reported_once(make_handler, make_sink, directory, logger_for,
+                                        read_stderr):
+    """One line is written when records begin to wait and one when the daemon accepts them."""
     handler = make_handler(directory / "log")
     log = logger_for(handler)
     log.info("0")
-    wait_for_trouble(handler)
+    wait_for_outage(handler)
     for i in range(1, 100):
         log.info("%d", i)
-    assert told() == [f"fastlog: {directory}/log cannot be reached (No such file or directory): "
-                      "records wait"]
+    assert read_stderr() == [f"fastlog: {directory}/log cannot be reached "
+                             "(No such file or directory); records wait in the ring"]
     sink = make_sink(directory / "log")
     sink.take(100)
     assert handler.flush()
     for _ in range(5):
         log.info("back")
     sink.take(5)
-    assert told() == [f"fastlog: {directory}/log takes records again"]
+    assert read_stderr() == [f"fastlog: {directory}/log accepts records again"]
 
 
-def test_full_ring(make_handler, sink, logger_for, told):
-    """Dropped records are told once, and their number when the daemon takes records again."""
+def test_full_ring_is_reported_once(make_handler, sink, logger_for, read_stderr):
+    """Losses are reported once when they begin, and their number when the outage ends.
+
+    The loss report in the stream has the same number, their reason and their severity.
+    """
     handler = make_handler(sink.path, capacity=4096, overflow="drop_new")
     log = logger_for(handler)
     sink.hang()
     for _ in range(100):
         log.info("x" * 100)
-    assert told() == [f"fastlog: {sink.path} takes no records and the ring is full: "
-                      "some are lost"]
+    assert read_stderr() == [f"fastlog: {sink.path} accepts no records and the ring is full: "
+                             "records are being lost"]
     stats = handler.stats()
     sink.take(stats.accepted)
     assert handler.flush()
     log.info("again")
-    notice, again = sink.take(2)
+    loss_report, again = sink.take(2)
     assert again == b"<14>again\0"
-    assert told() == [f"fastlog: {sink.path} takes records again; {stats.dropped} were lost"]
+    assert read_stderr() == [
+        f"fastlog: {sink.path} accepts records again; {stats.dropped} were lost"]
     date = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
     assert re.fullmatch(rf"<12>fastlog: {stats.dropped} messages lost "
                         rf"\(full: {stats.dropped} info\), from {date} to {date}\0",
-                        notice.decode())
+                        loss_report.decode())
 
 
-def test_restart_too_short_to_be_an_outage(handler, log, sink, told):
+def test_quick_restart_is_not_reported(handler, log, sink, read_stderr):
+    """A restart so quick that the first reconnect succeeds is not reported as an outage."""
     log.info("x")
     sink.take_one()
     sink.close()
@@ -74,40 +80,43 @@ def test_restart_too_short_to_be_an_outage(handler, log, sink, told):
     assert handler.flush() and handler.stats().reconnects == 1
     log.info("x")
     sink.take_one()
-    assert told() == []
+    assert read_stderr() == []
 
 
-def test_nobody_wants_to_know(make_handler, logger_for, monkeypatch, told, directory):
-    """logging.raiseExceptions set to False silences it, as it silences the standard library."""
+def test_raise_exceptions_false_silences_reports(make_handler, logger_for, monkeypatch,
+                                                 read_stderr, directory):
+    """logging.raiseExceptions = False silences all reports, as it does in the standard library."""
     monkeypatch.setattr(logging, "raiseExceptions", False)
     handler = make_handler(directory / "log", close_timeout=0.0)
     log = logger_for(handler)
     log.info("x")
-    wait_for_trouble(handler)
+    wait_for_outage(handler)
     log.info("x")
     handler.close()
-    assert told() == []
+    assert read_stderr() == []
 
 
 @pytest.mark.parametrize("stderr", [None, "closed"])
-def test_without_stderr(make_handler, logger_for, monkeypatch, directory, stderr):
-    """A daemon has none: nothing is raised."""
+def test_missing_stderr_raises_nothing(make_handler, logger_for, monkeypatch, directory, stderr):
+    """An outage raises no error in a process whose stderr is None or closed, such as a daemon."""
     handler = make_handler(directory / "log", close_timeout=0.0)
     log = logger_for(handler)
     if stderr == "closed":
         stderr = io.StringIO()
         stderr.close()
-    # From the first record on: whether that one or the next tells, the writer's pace decides.
+    # It is replaced before the first record because the writer's speed determines whether the
+    # first or the second call reports the outage.
     monkeypatch.setattr(sys, "stderr", stderr)
     log.info("x")
-    wait_for_trouble(handler)
+    wait_for_outage(handler)
     log.info("x")
     handler.close()
 
 
 @pytest.mark.usefixtures("nested_calls")
-def test_stderr_that_logs(make_handler, make_sink, logger_for, directory):
-    """With stderr redirected into logging, the line is a record like others, not a recursion."""
+def test_stderr_redirected_to_logging_does_not_recurse(make_handler, make_sink, logger_for,
+                                                       directory):
+    """If stderr is redirected to logging, an outage adds one record and does not recurse."""
     handler = make_handler(directory / "log")
     log = logger_for(handler)
 
@@ -117,23 +126,24 @@ def test_stderr_that_logs(make_handler, make_sink, logger_for, directory):
 
     with contextlib.redirect_stderr(Redirected()):
         log.info("x")
-        wait_for_trouble(handler)
+        wait_for_outage(handler)
         log.info("y")
         log.info("z")
     received = make_sink(directory / "log").take(4)
-    # Behind x or y: x itself tells it if the writer has met the trouble before that call ends.
-    (told,) = [record for record in received if record.startswith(b"<12>fastlog: ")]
-    assert b"cannot be reached" in told and received.index(told) in (1, 2)
-    assert [record for record in received if record != told] == [
+    # The report follows x if the writer detects the outage before the call for x returns, else y.
+    (report,) = [record for record in received if record.startswith(b"<12>fastlog: ")]
+    assert b"cannot be reached" in report and received.index(report) in (1, 2)
+    assert [record for record in received if record != report] == [
         b"<14>x\0", b"<14>y\0", b"<14>z\0"]
 
 
-def test_killed_and_restarted_five_times(make_handler, start_rsyslogd, logger_for, told):
-    """SIGKILL under 2,000 records/s: order kept, two lines an outage, lost what the daemon had.
+def test_daemon_is_killed_and_restarted_five_times(make_handler, start_rsyslogd, logger_for,
+                                                   read_stderr):
+    """A daemon killed under 2,000 records/s loses only the records that it had received.
 
-    What a killed daemon had taken in and not written is its loss: at most the
-    datagrams in its socket and the records in its queue at that moment. Each
-    gap is one run of numbers that ends where a new daemon began.
+    Those are at most the datagrams in its socket and the records in its queue. Each kill causes at
+    most one gap in the record numbers, which ends with the first record of the new daemon. The
+    order is kept, and each outage is reported with at most two lines.
     """
     daemon = start_rsyslogd()
     handler = make_handler(daemon.socket, facility="local0", ident="ServerLog: ")
@@ -146,7 +156,7 @@ def test_killed_and_restarted_five_times(make_handler, start_rsyslogd, logger_fo
         while time.monotonic() < end:
             log.info("record %d", count)
             count += 1
-            time.sleep(0.0005)  # the load's pace
+            time.sleep(0.0005)  # limits the rate
 
     for _ in range(5):
         log_for(0.3)
@@ -164,6 +174,6 @@ def test_killed_and_restarted_five_times(make_handler, start_rsyslogd, logger_fo
     assert gaps <= 5
     stats = handler.stats()
     assert stats.sent == stats.submitted == count + 1 and stats.reconnects == 5
-    # Sent to the kernel and not in the file: the killed daemons had them.
+    # Records sent to the kernel but missing in the file were lost by the killed daemons.
     assert 0 <= stats.sent - len(numbers) <= 5 * 200
-    assert len(told()) <= 10
+    assert len(read_stderr()) <= 10

@@ -1,4 +1,7 @@
-"""A full ring: who waits, for how long, what is dropped, and that all of it is counted."""
+"""Overflow policies: how long a call waits for a full ring, and which records are lost.
+
+All losses are counted and reported.
+"""
 import contextlib
 import logging
 import mmap
@@ -15,7 +18,7 @@ TEXT = "x" * 100
 
 
 def fill(handler, log, sink):
-    """Log until a record is dropped; the sink hangs. Returns the number accepted."""
+    """Fill the sink's queue, log until a record is dropped, and return the number accepted."""
     sink.hang()
     while handler.stats().dropped == 0:
         log.info(TEXT)
@@ -23,7 +26,7 @@ def fill(handler, log, sink):
 
 
 def test_drop_new_never_waits(make_handler, sink, logger_for):
-    """The ring's first records stay, the new ones are dropped and counted, nobody waits."""
+    """drop_new keeps the oldest records, drops and counts new ones, and never waits."""
     handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_new", block_timeout=1000.0)
     log = logger_for(handler)
     sink.hang()
@@ -38,26 +41,26 @@ def test_drop_new_never_waits(make_handler, sink, logger_for):
     assert numbers == sorted(numbers)
 
 
-def test_block_waits_once_then_the_engine_is_stalled(make_handler, sink, logger_for):
-    """The first record without room waits block_timeout; the following ones do not wait."""
+def test_block_waits_once_until_progress(make_handler, sink, logger_for):
+    """The first record that finds no space waits for block_timeout, and later ones do not wait."""
     handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=1.0)
     log = logger_for(handler)
     sink.hang()
     waits = []
     for _ in range(1000):
-        before = time.monotonic()
+        start = time.monotonic()
         log.info(TEXT)
-        waits.append(time.monotonic() - before)
+        waits.append(time.monotonic() - start)
     stats = handler.stats()
     assert stats.stalled and stats.dropped > 0
     assert stats.submitted == 1000 == stats.accepted + stats.dropped
     assert sum(wait >= 1.0 for wait in waits) == 1
-    # All that had to wait did so together with the first: 500 more waits would be 500 s.
+    # If the other 500 or so dropped records had also waited for 1 s each, the sum would be 500 s.
     assert sum(waits) < 20
 
 
-def test_stall_ends_with_the_first_progress(make_handler, sink, logger_for):
-    """Once the daemon takes records again, records are accepted again."""
+def test_stall_ends_when_the_daemon_accepts_records(make_handler, sink, logger_for):
+    """Once the daemon accepts records again, the ring accepts new ones and losses are reported."""
     handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=0.5)
     log = logger_for(handler)
     accepted = fill(handler, log, sink)
@@ -66,12 +69,12 @@ def test_stall_ends_with_the_first_progress(make_handler, sink, logger_for):
     assert handler.flush()
     assert not handler.stats().stalled
     log.info("again")
-    notice, again = sink.take(2)
-    assert again == b"<14>again\0" and notice.startswith(b"<12>fastlog: 1 messages lost (stalled:")
+    report, again = sink.take(2)
+    assert again == b"<14>again\0" and report.startswith(b"<12>fastlog: 1 messages lost (stalled:")
 
 
 def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for):
-    """A slow daemon slows the program down and loses nothing, whatever block_timeout is."""
+    """A slow daemon slows the program down, but no record is lost while it makes progress."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=2.0)
     log = logger_for(handler)
     sink.hang()
@@ -80,7 +83,7 @@ def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for
 
     def read_slowly():
         for _ in range(200):
-            tick.wait(0.01)  # the daemon's own slowness, 2 s in all
+            tick.wait(0.01)  # slows the reader by 2 s in total
             received.append(sink.take_one())
 
     reader = threading.Thread(target=read_slowly)
@@ -92,8 +95,8 @@ def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for
     assert handler.stats().dropped == 0
 
 
-def test_last_eighth_is_for_warnings(make_handler, sink, logger_for):
-    """Where debug and info records have filled their part, warnings and errors find room."""
+def test_last_eighth_is_reserved_for_warnings(make_handler, sink, logger_for):
+    """Warnings and errors find space after debug and info records have filled seven eighths."""
     handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_new")
     log = logger_for(handler)
     fill(handler, log, sink)
@@ -111,7 +114,7 @@ def test_last_eighth_is_for_warnings(make_handler, sink, logger_for):
 
 
 def test_ctrl_c_interrupts_a_waiting_call(make_handler, sink, logger_for):
-    """A signal handler's exception leaves the call at once, as it leaves the stdlib's send."""
+    """An exception raised by a signal handler leaves a waiting logging call at once."""
 
     class Interrupted(BaseException):
         pass
@@ -122,7 +125,7 @@ def test_ctrl_c_interrupts_a_waiting_call(make_handler, sink, logger_for):
     handler = make_handler(sink.path, capacity=CAPACITY, block_timeout=1000.0)
     log = logger_for(handler)
     sink.hang()
-    before = signal.signal(signal.SIGALRM, interrupt)
+    original_action = signal.signal(signal.SIGALRM, interrupt)
     try:
         with pytest.raises(Interrupted):
             signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -130,14 +133,14 @@ def test_ctrl_c_interrupts_a_waiting_call(make_handler, sink, logger_for):
                 log.info(TEXT)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, original_action)
     stats = handler.stats()
     assert stats.submitted == stats.accepted + stats.dropped
     assert sink.take_one() == b"<14>" + TEXT.encode() + b"\0"
 
 
-def test_threads_overflow_together(make_handler, sink, logger_for):
-    """Eight threads against a daemon that takes nothing: each ends soon, the sums hold."""
+def test_threads_overflow_the_ring_together(make_handler, sink, logger_for):
+    """Eight threads that log to a hung daemon finish soon, and all records are accounted for."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=0.2)
     log = logger_for(handler)
     sink.hang()
@@ -151,30 +154,31 @@ def test_threads_overflow_together(make_handler, sink, logger_for):
     stats = handler.stats()
     assert stats.submitted == 1600 == stats.accepted + stats.dropped
     sink.take(stats.accepted)
-    assert handler.flush() and handler.stats().sent == stats.accepted + 1  # and the notice
+    assert handler.flush() and handler.stats().sent == stats.accepted + 1  # with the loss report
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop_new", "drop_oldest"])
-@pytest.mark.parametrize("there", [True, False])
-def test_nobody_spins(make_handler, directory, make_sink, logger_for, overflow, there):
-    """Neither the writer nor a thread that waits uses the processor while nothing can be sent."""
-    if there:
+@pytest.mark.parametrize("daemon_exists", [True, False])
+def test_waiting_uses_no_processor_time(make_handler, directory, make_sink, logger_for, overflow,
+                                        daemon_exists):
+    """Neither the writer nor a waiting thread spins while nothing can be sent."""
+    if daemon_exists:
         make_sink().hang()
     handler = make_handler(directory / "log", capacity=CAPACITY, overflow=overflow,
                            block_timeout=0.5)
     log = logger_for(handler)
-    before = time.process_time()
-    while not handler.stats().losses:      # with "block" the last call waits
+    start = time.process_time()
+    while not handler.stats().losses:      # With "block", the last call waits.
         log.info(TEXT)
     assert not handler.flush(0.5)
-    assert time.process_time() - before < 0.25
+    assert time.process_time() - start < 0.25
 
 
-# --- drop_oldest ---------------------------------------------------------------------------------
+# --- drop_oldest -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("capacity", [mmap.PAGESIZE, 4 * mmap.PAGESIZE])
 def test_drop_oldest_keeps_the_newest(make_handler, sink, logger_for, capacity):
-    """What is missing is the oldest of what had not been handed over, counted and told."""
+    """drop_oldest evicts the oldest unsent records, counts them and reports them."""
     handler = make_handler(sink.path, capacity=capacity, overflow="drop_oldest")
     log = logger_for(handler)
     sink.hang(room=10)
@@ -187,15 +191,15 @@ def test_drop_oldest_keeps_the_newest(make_handler, sink, logger_for, capacity):
     received = sink.take(1000 - stats.discarded)
     numbers = [int(datagram[4:].split()[0]) for datagram in received]
     assert numbers == sorted(numbers) and numbers[-1] == 999
-    # A few had gone to the daemon's queue; then the newest without a gap.
+    # The sink's queue held a few of the oldest records. The newest follow without a gap.
     assert stats.sent <= 10 and numbers[stats.sent:] == list(range(numbers[stats.sent], 1000))
     assert handler.flush()
     assert sink.take_one().startswith(b"<12>fastlog: %d messages lost (evicted: %d info), from"
                                       % (stats.discarded, stats.discarded))
 
 
-def test_drop_oldest_leaves_the_reserve(make_handler, sink, logger_for):
-    """Debug records make room among themselves: a warning finds its eighth free."""
+def test_drop_oldest_leaves_the_reserved_eighth_free(make_handler, sink, logger_for):
+    """Debug records evict one another and leave the eighth that is reserved for warnings free."""
     handler = make_handler(sink.path, capacity=CAPACITY, overflow="drop_oldest")
     log = logger_for(handler)
     sink.hang()
@@ -208,7 +212,7 @@ def test_drop_oldest_leaves_the_reserve(make_handler, sink, logger_for):
 
 
 def test_drop_oldest_on_a_stream(make_handler, make_sink, logger_for):
-    """A record that is half sent when it is its turn is sent to its end all the same."""
+    """A record that is evicted while it is half sent on a stream is sent to its end."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, capacity=1 << 20,
                            overflow="drop_oldest")
@@ -234,8 +238,8 @@ def test_drop_oldest_on_a_stream(make_handler, make_sink, logger_for):
     assert handler.flush() and handler.stats().pending == 0
 
 
-def test_drop_oldest_where_the_stream_ends_in_a_record(make_handler, make_sink, logger_for):
-    """Nobody will have its other half: it is lost, and neither sent nor delivered later."""
+def test_drop_oldest_counts_a_record_interrupted_by_close(make_handler, make_sink, logger_for):
+    """If close() interrupts a half-sent evicted record, it counts as evicted and is not resent."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, capacity=1 << 21,
                            overflow="drop_oldest")
@@ -243,7 +247,7 @@ def test_drop_oldest_where_the_stream_ends_in_a_record(make_handler, make_sink, 
     log.error("0 %s", "x" * 900_000)
     assert sink.take_bytes(1) == b"<"
     log.info("1 %s", "x" * 900_000)
-    log.info("2 %s", "x" * 900_000)      # for which the first one has to go
+    log.info("2 %s", "x" * 900_000)      # evicts the first record
     assert handler.stats().pending == 3 and handler.stats().discarded == 0
     handler.close(0.0)
     with contextlib.suppress(ConnectionResetError):
@@ -256,13 +260,13 @@ def test_drop_oldest_where_the_stream_ends_in_a_record(make_handler, make_sink, 
     while not wire.endswith(b"<14>3\0"):
         wire += sink.connection.recv(1 << 20)
     received = wire.split(b"\0")
-    assert [each[:6] for each in received] == [b"<14>1 ", b"<14>2 ", b"<14>3", b""]
+    assert [record[:6] for record in received] == [b"<14>1 ", b"<14>2 ", b"<14>3", b""]
     assert handler.flush()
     assert handler.stats().losses == {"evicted": {"err": 1}}
 
 
-def test_drop_oldest_in_threads(make_handler, sink, logger_for):
-    """Eight threads, a writer that sends and a ring of a page: order, newest, and the sums."""
+def test_drop_oldest_with_concurrent_threads(make_handler, sink, logger_for):
+    """When eight threads overflow a one-page ring, each thread's order and the sums are kept."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_oldest")
     log = logger_for(handler)
     received = []
@@ -286,19 +290,19 @@ def test_drop_oldest_in_threads(make_handler, sink, logger_for):
     reader.join()
     stats = handler.stats()
     assert stats.accepted == stats.sent + stats.discarded
-    # Without a GIL the oldest record may be one that its thread is just writing.
+    # Without a GIL, the oldest record may not be committed yet and cannot be evicted then.
     assert stats.dropped == 0 or sysconfig.get_config_var("Py_GIL_DISABLED")
-    last = {}
-    ours = [each for each in received if b"fastlog" not in each]
-    for datagram in ours:
+    last_numbers = {}
+    logged = [datagram for datagram in received if b"fastlog" not in datagram]
+    for datagram in logged:
         thread, number, _ = datagram[4:].split()
-        assert int(number) > last.get(thread, -1)
-        last[thread] = int(number)
+        assert int(number) > last_numbers.get(thread, -1)
+        last_numbers[thread] = int(number)
     assert len(received) == stats.sent
 
 
-def test_drop_oldest_never_drops_the_new_one(make_handler, sink, logger_for):
-    """Nor where the writer makes room between the look at the ring and the eviction."""
+def test_drop_oldest_never_drops_the_new_record(make_handler, sink, logger_for):
+    """The new record is accepted even if the writer frees space just before the eviction."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_oldest", linger=0.0)
     log = logger_for(handler)
     done = threading.Event()
@@ -320,7 +324,7 @@ def test_drop_oldest_never_drops_the_new_one(make_handler, sink, logger_for):
 
 
 def test_losses_add_up(make_handler, sink, logger_for):
-    """By reason and severity; together they are what was dropped and discarded."""
+    """The losses by reason and severity add up to the number of dropped records."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
     log = logger_for(handler)
     sink.hang()
@@ -337,8 +341,8 @@ def test_losses_add_up(make_handler, sink, logger_for):
     assert stats.losses["full"]["info"] == 100
 
 
-def test_a_lost_notice_is_made_up_for(make_handler, sink, logger_for):
-    """It may find no room itself: the next one has the sum of all losses."""
+def test_next_loss_report_includes_a_lost_report(make_handler, sink, logger_for):
+    """If a loss report is itself dropped, the next one states the sum of all losses."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
     log = logger_for(handler)
     sink.hang()
@@ -349,13 +353,13 @@ def test_a_lost_notice_is_made_up_for(make_handler, sink, logger_for):
     assert handler.stats().losses["full"] == {"err": lost - 1, "warning": 1}
     sink.take(handler.stats().accepted)
     assert handler.flush()
-    notice = sink.take_one()
-    assert notice.startswith(b"<12>fastlog: 1 messages lost (full: 1 warning), from")
-    assert notice.endswith(b"; %d in all\0" % lost)
+    report = sink.take_one()
+    assert report.startswith(b"<12>fastlog: 1 messages lost (full: 1 warning), from")
+    assert report.endswith(b"; %d in all\0" % lost)
 
 
-def test_notice_goes_through_the_formatter(make_handler, sink, logger_for):
-    """It is a record like others: a file with one form of line keeps it."""
+def test_loss_report_is_formatted_by_the_formatter(make_handler, sink, logger_for):
+    """The loss report passes through the formatter, so that all lines of a log file look alike."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, overflow="drop_new")
     handler.setFormatter(logging.Formatter("%(name)s|%(levelname)s|%(message)s"))
     log = logger_for(handler)
@@ -366,8 +370,8 @@ def test_notice_goes_through_the_formatter(make_handler, sink, logger_for):
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop_new", "drop_oldest"])
-def test_a_full_ring_is_sent_after_close(make_handler, directory, make_sink, logger_for, overflow):
-    """close() gives up on a full ring: the next record, though dropped, has it sent."""
+def test_full_ring_is_sent_after_close(make_handler, directory, make_sink, logger_for, overflow):
+    """After close() timed out, the next record restarts the writer even if the ring is full."""
     path = directory / "log"
     handler = make_handler(path, capacity=mmap.PAGESIZE, overflow=overflow, block_timeout=0.01)
     log = logger_for(handler)

@@ -1,4 +1,4 @@
-"""RFC 3164 and RFC 5424: what a real rsyslogd finds in the records, and what is refused."""
+"""RFC 3164 and RFC 5424: records as a real rsyslogd parses them, and invalid options."""
 import datetime
 import json
 import logging
@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 import fastlog
 from fastlog._daemons.rsyslogd import wait_until
 
-# rsyslogd writes what it has parsed. The configuration is the documented one: docs/formats.md.
+# This rsyslogd writes each parsed record as a line of JSON. The configuration of its input is the
+# documented one: docs/formats.md.
 PARSED = """\
 global(workDirectory="{directory}" maxMessageSize="{max_message_size}")
 module(load="imuxsock" SysSock.Use="off")
@@ -38,35 +39,36 @@ action(type="omfile" file="{server_log}" template="parsed")
 
 
 @pytest.fixture
-def parsing(start_rsyslogd):
+def parsing_daemon(start_rsyslogd):
     return start_rsyslogd(configuration=PARSED)
 
 
-def parsed(daemon, count):
+def read_parsed(daemon, count):
+    """Wait for `count` records and return all records that the daemon has parsed."""
     daemon.wait_for_lines(count)
     return [json.loads(line) for line in daemon.server_lines()]
 
 
-def record(message, created, **extra):
-    made = logging.makeLogRecord({"msg": message, "levelname": "WARNING", "levelno": 30, **extra})
-    made.created = created
-    return made
+def make_record(message, created, **extra):
+    record = logging.makeLogRecord({"msg": message, "levelname": "WARNING", "levelno": 30, **extra})
+    record.created = created
+    return record
 
 
 LOGGERS = pytest.mark.parametrize("cls", [logging.Logger, fastlog.Logger])
 
 
-def test_rfc5424(make_handler, parsing):
-    """Every part of the header as it was given, the time to the microsecond."""
+def test_rfc5424_header_is_parsed(make_handler, parsing_daemon):
+    """rsyslogd parses every part of an RFC 5424 header, and the time to the microsecond."""
     handler = make_handler(
-        parsing.socket, "local3", protocol="rfc5424", hostname="web-1.example.org",
+        parsing_daemon.socket, "local3", protocol="rfc5424", hostname="web-1.example.org",
         app_name="shop", procid="worker-7", msgid="ORDER",
         structured_data={"origin": {"software": "shop", "swVersion": "1.2"}})
     created = 1_700_000_000.123456
-    handler.handle(record("paid by \u00e4nn", created))
-    handler.handle(record("own", created + 1, msgid="PAY", structured_data={
+    handler.handle(make_record("paid by \u00e4nn", created))
+    handler.handle(make_record("own", created + 1, msgid="PAY", structured_data={
         "order@32473": {"number": 4711, "by": 'a "b" ] \\ c'}, "empty@32473": {}}))
-    first, second = parsed(parsing, 2)
+    first, second = read_parsed(parsing_daemon, 2)
     assert datetime.datetime.fromisoformat(first.pop("time")).timestamp() == created
     assert first == {
         "facility": "local3", "severity": "warning", "version": "1",
@@ -82,79 +84,81 @@ VALUES = ["", " ", 'a "b" ]', "\\", "]", '"', "\\]", '\\"', "end\\", "two\\\\", 
           "x\ny", "\u00e4\N{EURO SIGN}\U0001f600", "long" * 1000]
 
 
-def test_values_of_structured_data(make_handler, start_rsyslogd):
-    """rsyslog's mmpstrucdata finds each as it was given."""
-    taken_apart = PARSED.replace("global(", 'global(parser.escapeControlCharactersOnReceive="off" ')
-    daemon = start_rsyslogd(configuration=taken_apart.replace(
+def test_structured_data_values_are_parsed(make_handler, start_rsyslogd):
+    """rsyslog's mmpstrucdata module parses each value of structured data as given."""
+    configuration = PARSED.replace(
+        "global(", 'global(parser.escapeControlCharactersOnReceive="off" ')
+    daemon = start_rsyslogd(configuration=configuration.replace(
         "action(", 'module(load="mmpstrucdata")\naction(type="mmpstrucdata")\naction(').replace(
         '"structured-data"', '"$!rfc5424-sd!a@32473"'))
     handler = make_handler(daemon.socket, protocol="rfc5424")
     for value in VALUES:
-        handler.handle(record("m", 0.0, structured_data={
+        handler.handle(make_record("m", 0.0, structured_data={
             "first@32473": {}, "a@32473": {"value": value, "other": "b"}}))
-    for value, found in zip(VALUES, parsed(daemon, len(VALUES)), strict=True):
-        assert json.loads(found["data"]) == {"value": value, "other": "b"}
-        assert found["message"] == "m"
+    for value, parsed in zip(VALUES, read_parsed(daemon, len(VALUES)), strict=True):
+        assert json.loads(parsed["data"]) == {"value": value, "other": "b"}
+        assert parsed["message"] == "m"
 
 
 @LOGGERS
-def test_rfc5424_defaults(make_handler, parsing, cls):
-    """The names of this machine and program, the process, the time of the call."""
-    handler = make_handler(parsing.socket, protocol="rfc5424")
+def test_rfc5424_defaults(make_handler, parsing_daemon, cls):
+    """By default a header has the host name, the process id and the time of the call."""
+    handler = make_handler(parsing_daemon.socket, protocol="rfc5424")
     log = cls("x")
     log.addHandler(handler)
     before = time.time()
     log.info("%s", "a")
     after = time.time()
-    [found] = parsed(parsing, 1)
-    when = datetime.datetime.fromisoformat(found["time"]).timestamp()
-    assert before - 1e-6 <= when <= after + 1e-6
-    assert found["hostname"] == socket.gethostname()
-    assert found["procid"] == str(os.getpid())
-    assert (found["msgid"], found["data"], found["message"]) == ("-", "-", "a")
-    assert found["facility"] == "user" and found["severity"] == "info"
+    [parsed] = read_parsed(parsing_daemon, 1)
+    timestamp = datetime.datetime.fromisoformat(parsed["time"]).timestamp()
+    assert before - 1e-6 <= timestamp <= after + 1e-6
+    assert parsed["hostname"] == socket.gethostname()
+    assert parsed["procid"] == str(os.getpid())
+    assert (parsed["msgid"], parsed["data"], parsed["message"]) == ("-", "-", "a")
+    assert parsed["facility"] == "user" and parsed["severity"] == "info"
 
 
-def test_byte_order_mark(make_handler, parsing):
-    """It is sent by a format that begins with it, and rsyslogd keeps it in the text."""
-    handler = make_handler(parsing.socket, protocol="rfc5424")
+def test_byte_order_mark_is_sent(make_handler, parsing_daemon):
+    """A byte order mark at the start of the format is sent and stays part of the message."""
+    handler = make_handler(parsing_daemon.socket, protocol="rfc5424")
     handler.setFormatter(logging.Formatter("\ufeff%(message)s"))
-    handler.handle(record("\u00e4", 0.0))
-    [found] = parsed(parsing, 1)
-    assert (found["data"], found["message"]) == ("-", "\ufeff\u00e4")
+    handler.handle(make_record("\u00e4", 0.0))
+    [parsed] = read_parsed(parsing_daemon, 1)
+    assert (parsed["data"], parsed["message"]) == ("-", "\ufeff\u00e4")
 
 
 @LOGGERS
-def test_rfc3164(make_handler, parsing, cls):
-    handler = make_handler(parsing.socket, "local3", protocol="rfc3164", hostname="web-1",
+def test_rfc3164_header_is_parsed(make_handler, parsing_daemon, cls):
+    """rsyslogd parses every part of an RFC 3164 header as given."""
+    handler = make_handler(parsing_daemon.socket, "local3", protocol="rfc3164", hostname="web-1",
                            app_name="shop", procid="7")
     log = cls("x")
     log.addHandler(handler)
     before = int(time.time())
     log.error("a: b")
     after = time.time()
-    [found] = parsed(parsing, 1)
-    assert before <= datetime.datetime.fromisoformat(found["time"]).timestamp() <= after
-    assert (found["facility"], found["severity"]) == ("local3", "err")
-    assert (found["hostname"], found["tag"]) == ("web-1", "shop[7]:")
-    assert found["message"].removeprefix(" ") == "a: b"
+    [parsed] = read_parsed(parsing_daemon, 1)
+    assert before <= datetime.datetime.fromisoformat(parsed["time"]).timestamp() <= after
+    assert (parsed["facility"], parsed["severity"]) == ("local3", "err")
+    assert (parsed["hostname"], parsed["tag"]) == ("web-1", "shop[7]:")
+    assert parsed["message"].removeprefix(" ") == "a: b"
 
 
-def free_port(kind):
+def find_free_port(kind):
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def is_bound(kind, port):
-    """proc_net_tcp(5)"""
+    """Return whether a socket is bound to the port, according to proc_net_tcp(5)."""
     lines = Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
     return any(line.split()[1].endswith(f":{port:04X}") for line in lines)
 
 
-def test_over_the_network(make_handler, logger_for, start_rsyslogd):
-    """imtcp takes either framing, imudp a datagram; neither needs to be told of the header."""
-    ports = {"tcp": free_port(socket.SOCK_STREAM), "udp": free_port(socket.SOCK_DGRAM)}
+def test_headers_are_parsed_over_the_network(make_handler, logger_for, start_rsyslogd):
+    """imtcp accepts both framings and imudp datagrams, without a parser setting for the header."""
+    ports = {"tcp": find_free_port(socket.SOCK_STREAM), "udp": find_free_port(socket.SOCK_DGRAM)}
     inputs = "".join(f'module(load="im{kind}")\n'
                      f'input(type="im{kind}" address="127.0.0.1" port="{port}")\n'
                      for kind, port in ports.items())
@@ -172,7 +176,7 @@ def test_over_the_network(make_handler, logger_for, start_rsyslogd):
             log.info("a: b\ntwo \u00e4 \0 end")
             log.info("")
             count += 2
-            first, second = parsed(daemon, count)[-2:]
+            first, second = read_parsed(daemon, count)[-2:]
             colon, space = (":", " ") if protocol == "rfc3164" else ("", "")
             assert first["message"] == space + "a: b#012two \u00e4 #000 end"
             assert second["message"] == space
@@ -180,8 +184,8 @@ def test_over_the_network(make_handler, logger_for, start_rsyslogd):
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"])
-def test_time_zones(run_python, make_sink, zone):
-    """The local time with its offset, before and after a change to summer time."""
+def test_time_has_the_offset_of_the_zone(run_python, make_sink, zone):
+    """The time is local with its UTC offset, before and after a change to daylight saving time."""
     sink = make_sink()
     run_python("""
 import logging, os, sys, time, fastlog
@@ -195,12 +199,15 @@ for created in (1_700_000_000.0, 1_720_000_000.999999, 0.5, 1_710_054_000.999999
 """, sink.path, zone)
     for datagram in sink.take(4):
         text = datagram.decode().rstrip("\0").split()
-        when = datetime.datetime.fromisoformat(text[1])
-        assert abs(when.timestamp() - float(text[-1])) < 1e-6
+        parsed_time = datetime.datetime.fromisoformat(text[1])
+        assert abs(parsed_time.timestamp() - float(text[-1])) < 1e-6
 
 
-def test_leap_seconds(run_python, sink):
-    """They must not be used: RFC 5424 section 6.2.3. The zones in zoneinfo/right have them."""
+def test_leap_second_is_not_sent(run_python, sink):
+    """The time never has second 60, which RFC 5424 section 6.2.3 forbids.
+
+    The zones in zoneinfo/right contain leap seconds.
+    """
     run_python("""
 import logging, os, sys, time, fastlog
 os.environ["TZ"] = "right/UTC"
@@ -213,26 +220,26 @@ handler.handle(record)
     assert b":60" not in sink.take_one()
 
 
-def test_time_of_rfc3164(make_handler, sink):
-    """Two characters for the day, the second with a space in front: section 4.1.2."""
+def test_rfc3164_pads_the_day(make_handler, sink):
+    """The day has two characters, the first of which may be a space: RFC 3164 section 4.1.2."""
     handler = make_handler(sink.path, protocol="rfc3164", hostname="h", app_name="a", procid="1")
-    for day, written in (9, b"Jan  9"), (10, b"Jan 10"):
-        when = datetime.datetime(2024, 1, day, 3, 4, 5, 999_999)
-        handler.handle(record("m", when.timestamp()))
-        assert sink.take_one() == b"<12>" + written + b" 03:04:05 h a[1]: m\0"
+    for day, date in (9, b"Jan  9"), (10, b"Jan 10"):
+        created = datetime.datetime(2024, 1, day, 3, 4, 5, 999_999)
+        handler.handle(make_record("m", created.timestamp()))
+        assert sink.take_one() == b"<12>" + date + b" 03:04:05 h a[1]: m\0"
 
 
-def test_names_of_rfc3164(run_python, parsing):
-    """No domain in the name of the machine, nothing that ends the tag in that of the program."""
+def test_rfc3164_default_names_are_sanitized(run_python, parsing_daemon):
+    """The default host name has no domain, and the default tag has no character that ends a tag."""
     run_python("""
 import logging, socket, sys, fastlog
 socket.gethostname = lambda: "web-1.example.org"
 sys.argv[0] = "a:b[c]"
 logging.root.addHandler(fastlog.SysLogHandler(sys.argv[1], protocol="rfc3164", procid="7"))
 logging.warning("m")
-""", parsing.socket)
-    [found] = parsed(parsing, 1)
-    assert (found["hostname"], found["tag"], found["message"]) == ("web-1", "a_b_c_[7]:", " m")
+""", parsing_daemon.socket)
+    [parsed] = read_parsed(parsing_daemon, 1)
+    assert (parsed["hostname"], parsed["tag"], parsed["message"]) == ("web-1", "a_b_c_[7]:", " m")
 
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -244,23 +251,24 @@ ELEMENT = re.compile(rf'\[({NAME})((?: {NAME}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.dictionaries(NAMES, st.dictionaries(NAMES, st.text() | st.integers(), max_size=3),
                             max_size=3), msgid=NAMES)
-def test_any_extra_is_made_valid(handler5424, sink, data, msgid):
-    """Whatever a program gives as extra, the record has the form of RFC 5424's grammar."""
-    handler5424.handle(record("m", 0.0, structured_data=data, msgid=msgid))
+def test_arbitrary_extra_makes_a_valid_record(handler5424, sink, data, msgid):
+    """Any structured_data and msgid in `extra` make a record that matches RFC 5424's grammar."""
+    handler5424.handle(make_record("m", 0.0, structured_data=data, msgid=msgid))
     text = sink.take_one().decode("utf-8").removesuffix("\0")
     header = re.match(r"<12>1 1970-01-01T\S+ host app 1 ([!-~]{1,32}) (.*) m\Z", text, re.DOTALL)
     assert header, text
     elements = list(ELEMENT.finditer(header[2]))
-    assert "".join(each[0] for each in elements) == (header[2] if data else "")
+    assert "".join(element[0] for element in elements) == (header[2] if data else "")
     expected = {}
-    for element, parameters in data.items():
-        name = re.sub(r"[^!#-<>-\\^-~]", "_", element)[:32] or "_"
+    for sd_id, parameters in data.items():
+        name = re.sub(r"[^!#-<>-\\^-~]", "_", sd_id)[:32] or "_"
         expected.setdefault(name, []).extend(map(str, parameters.values()))
-    assert [each[1] for each in elements] == list(expected) and (data or header[2] == "-")
-    values = [value for each in expected.values() for value in each]
-    found = [re.sub(r'\\(["\\\]])', r"\1", value) for each in elements
-             for value in re.findall(r'="((?:[^"\\]|\\.)*)"', each[2], re.DOTALL)]
-    assert found == [value.encode("utf-8", "backslashreplace").decode() for value in values]
+    assert [element[1] for element in elements] == list(expected) and (data or header[2] == "-")
+    expected_values = [value for values in expected.values() for value in values]
+    parsed_values = [re.sub(r'\\(["\\\]])', r"\1", value) for element in elements
+                     for value in re.findall(r'="((?:[^"\\]|\\.)*)"', element[2], re.DOTALL)]
+    assert parsed_values == [value.encode("utf-8", "backslashreplace").decode()
+                             for value in expected_values]
 
 
 @pytest.fixture
@@ -269,9 +277,9 @@ def handler5424(make_handler, sink):
 
 
 @pytest.mark.parametrize("data", ["text", 3, ["a"], {"a": 1}, {"a": {"b": None}}, {1: {2: 3}}])
-def test_odd_structured_data(handler5424, sink, data):
-    """Never an exception out of a logging call: what is no mapping is left out."""
-    handler5424.handle(record("m", 0.0, structured_data=data))
+def test_invalid_structured_data_is_left_out(handler5424, sink, data):
+    """structured_data of a wrong type in `extra` causes no exception, and the record is sent."""
+    handler5424.handle(make_record("m", 0.0, structured_data=data))
     assert sink.take_one().endswith(b" m\0")
 
 
@@ -280,23 +288,29 @@ class Unprintable:
         raise RuntimeError("no")
 
 
-@pytest.mark.parametrize("extra, written", [
+@pytest.mark.parametrize("extra, header_end", [
     ({"structured_data": {"a": {"b": Unprintable(), "c": 10 ** 5000}}},
      b'- [a b="<Unprintable without a str()>" c="<int without a str()>"]'),
     ({"structured_data": {Unprintable(): {Unprintable(): 1}}},
      b'- [<Unprintable_without_a_str()> <Unprintable_without_a_str()>="1"]'),
     ({"msgid": Unprintable()}, b"<Unprintable_without_a_str()> -"),
     ({"structured_data": {"a b": {"x": 1}, "c": {}, "a_b": {"y": 2}}}, b'- [a_b x="1" y="2"][c]'),
-], ids=["values", "names", "msgid", "ids that come out alike"])
-def test_extra_that_does_not_behave(handler5424, sink, capsys, extra, written):
-    """It keeps no record back, and no id is there twice: RFC 5424 section 6.3.2."""
-    handler5424.handle(record("m", 0.0, **extra))
-    assert sink.take_one().endswith(b" 1 " + written + b" m\0")
+], ids=["values", "names", "msgid", "equal ids after sanitizing"])
+def test_misbehaving_extra_is_sent(handler5424, sink, capsys, extra, header_end):
+    """A record is sent even if its extra raises or has names that are equal after sanitizing.
+
+    No SD-ID occurs twice, as RFC 5424 section 6.3.2 requires.
+    """
+    handler5424.handle(make_record("m", 0.0, **extra))
+    assert sink.take_one().endswith(b" 1 " + header_end + b" m\0")
     assert capsys.readouterr().err == ""
 
 
-def test_structured_data_that_changes(handler5424, sink, capsys):
-    """As the context of a request may, of which another thread knows."""
+def test_structured_data_changes_while_it_is_formatted(handler5424, sink, capsys):
+    """Structured data that changes while it is formatted is sent as it was at the start.
+
+    Another thread may change it, such as the context of a request.
+    """
     class Changing:
         def __str__(self):
             elements[f"more{len(elements)}"] = {}
@@ -304,33 +318,33 @@ def test_structured_data_that_changes(handler5424, sink, capsys):
             return "x"
 
     elements = {"a": {"b": Changing(), "c": 1}, "d": {}}
-    handler5424.handle(record("m", 0.0, structured_data=elements))
+    handler5424.handle(make_record("m", 0.0, structured_data=elements))
     assert sink.take_one().endswith(b' 1 - [a b="x" c="1"][d] m\0')
     assert capsys.readouterr().err == ""
 
 
-def test_none_is_nothing_given(make_handler, sink):
-    """In the place of what a record does not bring stands what the constructor got."""
+def test_none_in_extra_selects_the_constructors_value(make_handler, sink):
+    """A msgid or structured_data that is missing or None takes the constructor's value."""
     handler = make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app",
                            procid="1", msgid="ID", structured_data={"a": {}})
-    handler.handle(record("m", 0.0, msgid=None, structured_data=None))
-    handler.handle(record("m", 0.0, structured_data={}))
+    handler.handle(make_record("m", 0.0, msgid=None, structured_data=None))
+    handler.handle(make_record("m", 0.0, structured_data={}))
     first, second = sink.take(2)
     assert first.endswith(b" 1 ID [a] m\0") and second.endswith(b" 1 ID - m\0")
 
 
-def test_streams_are_framed(make_handler, make_sink):
-    """By octet counting, unless something else is asked for; and no NUL."""
+def test_streams_use_octet_counting_by_default(make_handler, make_sink):
+    """On a stream, RFC 5424 records use octet counting and no NUL unless configured otherwise."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     handler = make_handler(sink.path, socktype=socket.SOCK_STREAM, protocol="rfc5424",
                            hostname="h", app_name="a", procid="1")
-    handler.handle(record("one\ntwo", 0.0))
+    handler.handle(make_record("one\ntwo", 0.0))
     size, _, rest = sink.take_bytes(3).partition(b" ")
     text = rest + sink.take_bytes(int(size) - len(rest))
     assert text.startswith(b"<12>1 1970-") and text.endswith(b" h a 1 - - one\ntwo")
 
 
-@pytest.mark.parametrize("options, error, why", [
+@pytest.mark.parametrize("options, error, message", [
     ({"protocol": "rfc9999"}, ValueError, "protocol must be one of"),
     ({"hostname": "a"}, ValueError, "hostname is for protocol"),
     ({"protocol": "rfc3164", "msgid": "a"}, ValueError, 'msgid is for protocol="rfc5424"'),
@@ -348,6 +362,7 @@ def test_streams_are_framed(make_handler, make_sink):
     ({"protocol": "rfc5424", "structured_data": {"a b": {}}}, ValueError, "must have names"),
     ({"protocol": "rfc5424", "structured_data": {"a": {"=": 1}}}, ValueError, "must have names"),
 ])
-def test_bad_options(make_handler, options, error, why):
-    with pytest.raises(error, match=why):
+def test_invalid_options_are_rejected(make_handler, options, error, message):
+    """An option that is invalid or belongs to another protocol raises an error that names it."""
+    with pytest.raises(error, match=message):
         make_handler("/dev/log", **options)

@@ -1,4 +1,4 @@
-"""The ring against a model, a deque: any sequence of operations, crashes and damage included."""
+"""The ring behaves like a deque in any sequence of operations, including crashes and damage."""
 import importlib.util
 import mmap
 from collections import deque
@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-# Its method ends even a loop in native code.
+# Unlike the signal method, the thread method also ends an endless loop in native code.
 pytestmark = pytest.mark.timeout(120, method="thread")
 
 CAPACITY = mmap.PAGESIZE
@@ -23,9 +23,9 @@ WORD = 8
 
 @pytest.fixture(scope="module")
 def ring_ops(build_native, tmp_path_factory, gcc):
-    """The module tests/native/ring_ops.pyx."""
-    built = build_native(tmp_path_factory.mktemp("ring"), "ring_ops", gcc)
-    spec = importlib.util.spec_from_file_location("ring_ops", built)
+    """Build and import the module tests/native/ring_ops.pyx."""
+    path = build_native(tmp_path_factory.mktemp("ring"), "ring_ops", gcc)
+    spec = importlib.util.spec_from_file_location("ring_ops", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -33,24 +33,25 @@ def ring_ops(build_native, tmp_path_factory, gcc):
 
 @dataclass
 class Entry:
-    """A record as it must be."""
+    """The expected state of one record in the ring."""
 
-    position: int
-    data: bytes | None           # None: to be skipped
-    span: int
+    position: int                # in bytes
+    data: bytes | None           # None if the reader must skip the record
+    span: int                    # bytes occupied in the ring, including the record's word
     is_committed: bool = False
     is_truncated: bool = False
     is_damaged: bool = False
 
 
-def span_of(length):
+def compute_span(length):
+    """Return the number of bytes that a record of `length` bytes occupies in the ring."""
     return (WORD + length + WORD - 1) // WORD * WORD
 
 
 class RingMachine(RuleBasedStateMachine):
-    """Each rule does the same to both."""
+    """Applies each operation to the ring and to the model and compares them."""
 
-    make_ring = None             # ring_ops.PyRing
+    make_ring = None             # The test sets this to ring_ops.PyRing.
 
     def __init__(self):
         super().__init__()
@@ -68,40 +69,45 @@ class RingMachine(RuleBasedStateMachine):
     @rule(length=st.one_of(st.integers(1, 60), st.integers(1, CAPACITY // 2 - WORD)),
           severity=st.integers(0, 7))
     def reserve(self, length, severity):
-        """There is room exactly if the ring, or its part for lesser records, has so many bytes."""
+        """A reservation succeeds exactly if the record fits into the space for its severity.
+
+        Records less severe than WARNING may use seven eighths of the ring.
+        """
         self.count += 1
         data = (b"%d " % self.count * length)[:length]
         limit = CAPACITY if severity <= 4 else CAPACITY * 7 // 8
         position = self.ring.reserve(data, severity)
-        if self.ring_used() + span_of(length) > limit:
+        if self.model_used() + compute_span(length) > limit:
             assert position is None
         else:
             assert position == self.head
-            self.model.append(Entry(position, data, span_of(length)))
+            self.model.append(Entry(position, data, compute_span(length)))
 
-    def ring_used(self):
+    def model_used(self):
         return sum(entry.span for entry in self.model)
 
     @rule(data=st.data())
     @precondition(lambda self: any(not entry.is_committed for entry in self.model))
     def commit(self, data):
-        """In any order."""
-        entry = data.draw(st.sampled_from([e for e in self.model if not e.is_committed]))
+        """Reserved records may be committed in any order."""
+        entry = data.draw(st.sampled_from(
+            [candidate for candidate in self.model if not candidate.is_committed]))
         self.ring.commit(entry.position)
         entry.is_committed = True
 
     def committed_prefix(self):
-        found = []
+        """Return the committed records that precede the first uncommitted one."""
+        entries = []
         for entry in self.model:
             if not entry.is_committed:
                 break
-            found.append(entry)
-        return found
+            entries.append(entry)
+        return entries
 
     @rule(data=st.data())
     @precondition(lambda self: self.committed_prefix())
     def release(self, data):
-        """Some of the first; their memory is zeros again."""
+        """The oldest records can be released, and their memory is zeroed."""
         count = data.draw(st.integers(1, len(self.committed_prefix())))
         begin = self.ring.tail
         for _ in range(count):
@@ -112,31 +118,31 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     @precondition(lambda self: any(len(entry.data or b"") > 1 for entry in self.committed_prefix()))
-    def shorten(self, data):
-        """What is cut off becomes a record that is skipped."""
-        entry = data.draw(st.sampled_from([each for each in self.committed_prefix()
-                                           if len(each.data or b"") > 1]))
+    def truncate(self, data):
+        """The part cut off a truncated record becomes a record that is skipped."""
+        entry = data.draw(st.sampled_from([candidate for candidate in self.committed_prefix()
+                                           if len(candidate.data or b"") > 1]))
         length = data.draw(st.integers(1, len(entry.data) - 1))
         self.ring.shorten(entry.position, length)
-        rest = entry.span - span_of(length)
-        entry.data, entry.span, entry.is_truncated = entry.data[:length], span_of(length), True
+        rest = entry.span - compute_span(length)
+        entry.data, entry.span, entry.is_truncated = entry.data[:length], compute_span(length), True
         if rest:
             self.model.insert(self.model.index(entry) + 1,
                               Entry(entry.position + entry.span, None, rest, True))
 
     @rule()
     def crash(self):
-        """What was not committed is skipped; all else is there."""
+        """Recovery after a crash skips uncommitted records and keeps all others."""
         unfinished = [entry for entry in self.model if not entry.is_committed]
-        kept = [entry for entry in self.model if entry.is_committed and entry.data is not None]
-        assert self.ring.mend() == (len(kept), len(unfinished), 0)
+        intact = [entry for entry in self.model if entry.is_committed and entry.data is not None]
+        assert self.ring.mend() == (len(intact), len(unfinished), 0)
         for entry in unfinished:
             entry.data, entry.is_committed = None, True
 
     @rule(data=st.data())
     @precondition(lambda self: self.committed_prefix())
     def crash_in_release(self, data):
-        """What the writer was giving back is sent: none of it is there again."""
+        """Records whose release a crash interrupted are sent records and do not reappear."""
         count = data.draw(st.integers(1, len(self.committed_prefix())))
         begin = self.ring.tail
         for _ in range(count):
@@ -149,47 +155,47 @@ class RingMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self.model)
     def crash_with_damage(self, data):
-        """Whatever was overwritten: what was not comes back, in order, and the ring works on."""
-        hit = data.draw(st.lists(st.sampled_from(self.model), max_size=4, unique_by=id))
-        for entry in hit:
-            place = data.draw(st.integers(0, entry.span // WORD - 1))
-            self.ring.damage(entry.position + place * WORD, data.draw(
+        """Recovery keeps the undamaged records in order, and the ring remains usable."""
+        damaged = data.draw(st.lists(st.sampled_from(self.model), max_size=4, unique_by=id))
+        for entry in damaged:
+            word_index = data.draw(st.integers(0, entry.span // WORD - 1))
+            self.ring.damage(entry.position + word_index * WORD, data.draw(
                 st.one_of(st.just(0), st.integers(0, 2**64 - 1), st.integers(0, 2**20))))
-        whole = [entry.data for entry in self.model
-                 if entry not in hit and entry.is_committed and entry.data is not None]
+        intact = [entry.data for entry in self.model
+                  if entry not in damaged and entry.is_committed and entry.data is not None]
         assert self.ring.mend() is not None
-        found = self.read_again()
-        rest = iter([entry.data for entry in found])
-        assert all(any(each == other for other in rest) for each in whole)
-        self.model = deque(found)
+        entries = self.read_all()
+        recovered = iter([entry.data for entry in entries])
+        assert all(any(data == candidate for candidate in recovered) for data in intact)
+        self.model = deque(entries)
 
-    def read_again(self):
-        """The ring as it is now: it must be readable from end to end."""
-        found = []
+    def read_all(self):
+        """Read the ring from tail to head and assert that it is readable throughout."""
+        entries = []
         position = self.ring.tail
         while position < self.ring.head:
             data, end, is_truncated = self.ring.peek(position)
-            found.append(Entry(position, data, end - position, True, is_truncated))
+            entries.append(Entry(position, data, end - position, True, is_truncated))
             position = end
         assert position == self.ring.head
-        return found
+        return entries
 
     @rule(positions=st.tuples(*[st.integers(0, 2**64 - 1)] * 3))
     def crash_with_wrong_positions(self, positions):
-        """They are refused, or the ring can be read: see Engine."""
-        before = self.ring.head, self.ring.tail
-        head, tail, done = positions
-        is_sane = (head % WORD == tail % WORD == done % WORD == 0 and tail <= done <= head
-                   and head - tail <= CAPACITY and head <= 1 << 62)
-        if not is_sane:
+        """Recovery refuses inconsistent values of head, tail and sent_pos."""
+        original_head, original_tail = self.ring.head, self.ring.tail
+        head, tail, sent_pos = positions
+        is_valid = (head % WORD == tail % WORD == sent_pos % WORD == 0 and tail <= sent_pos <= head
+                    and head - tail <= CAPACITY and head <= 1 << 62)
+        if not is_valid:
             self.ring.damage_positions(*positions)
             assert self.ring.mend() is None
-            self.ring.damage_positions(*before, before[1])
+            self.ring.damage_positions(original_head, original_tail, original_tail)
 
     @invariant()
-    def is_the_model(self):
-        """The writer sees exactly the committed ones up to the first that is not."""
-        assert self.ring.used == self.ring_used() and self.ring.head == self.head
+    def ring_matches_the_model(self):
+        """The writer sees exactly the committed records before the first uncommitted one."""
+        assert self.ring.used == self.model_used() and self.ring.head == self.head
         position = self.ring.tail
         for entry in self.committed_prefix():
             assert entry.position == position
@@ -200,11 +206,13 @@ class RingMachine(RuleBasedStateMachine):
             assert self.ring.peek(position) is None
 
     @invariant()
-    def free_memory_is_zeros(self):
+    def free_memory_is_zeroed(self):
+        """The free part of the ring contains only zeros."""
         assert self.ring.is_zero(self.ring.head, self.ring.tail + CAPACITY)
 
 
-def test_ring_is_its_model(ring_ops, monkeypatch):
+def test_ring_matches_its_model(ring_ops, monkeypatch):
+    """No sequence of operations makes the ring differ from its model."""
     monkeypatch.setattr(RingMachine, "make_ring", ring_ops.PyRing)
     run_state_machine_as_test(RingMachine, settings=settings(
         max_examples=150, stateful_step_count=40, deadline=None, derandomize=True,

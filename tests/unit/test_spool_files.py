@@ -1,4 +1,4 @@
-"""Files that are not what they should be, where a spool is asked for."""
+"""Spool files that are damaged, belong to others or are not spools, and file system errors."""
 import errno
 import mmap
 import os
@@ -13,69 +13,74 @@ PAGE = mmap.PAGESIZE
 CAPACITY = 1 << 16
 
 
-def refused(make_handler, spool, number, why, **options):
+def assert_refused(make_handler, spool, number, message, **options):
+    """Assert that a handler raises an OSError with this errno, this message and the path."""
     with pytest.raises(OSError) as caught:
         make_handler("/dev/log", spool=spool, **{"capacity": CAPACITY, **options})
-    assert caught.value.errno == number and why in str(caught.value), caught.value
+    assert caught.value.errno == number and message in str(caught.value), caught.value
     assert str(spool) in str(caught.value)
 
 
-def test_symbolic_link(make_handler, directory, spool):
+def test_symbolic_link_is_refused(make_handler, directory, spool):
+    """A symbolic link is refused, and its target stays unchanged."""
     (directory / "target").write_bytes(b"precious")
     spool.symlink_to(directory / "target")
-    refused(make_handler, spool, errno.ELOOP, "symbolic link")
+    assert_refused(make_handler, spool, errno.ELOOP, "symbolic link")
     assert (directory / "target").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("make, why", [
+@pytest.mark.parametrize("create, message", [
     (lambda path: path.mkdir(), "is not a regular file"),
     (lambda path: os.mkfifo(path), "is not a regular file"),
-    (lambda path: path.write_bytes(b"precious" * 100), "is a file of another kind, which was left unchanged"),
-    (lambda path: path.write_bytes(b"x"), "is a file of another kind, which was left unchanged"),
-    (lambda path: path.write_bytes(random.Random(0).randbytes(PAGE + CAPACITY)), "is a file of another kind"),
+    (lambda path: path.write_bytes(b"precious" * 100), "is a file of another kind"),
+    (lambda path: path.write_bytes(b"x"), "is a file of another kind"),
+    (lambda path: path.write_bytes(random.Random(0).randbytes(PAGE + CAPACITY)),
+     "is a file of another kind"),
 ], ids=["directory", "fifo", "text", "short", "random"])
-def test_something_else_is_there(make_handler, spool, make, why):
-    make(spool)
+def test_file_that_is_not_a_spool_is_refused(make_handler, spool, create, message):
+    """Anything at the path that is not a spool is refused and stays unchanged."""
+    create(spool)
     if spool.is_file():
         spool.chmod(0o600)
-        before = spool.read_bytes()
-    refused(make_handler, spool, errno.EINVAL, why)
-    assert not spool.is_file() or spool.read_bytes() == before
+        original = spool.read_bytes()
+    assert_refused(make_handler, spool, errno.EINVAL, message)
+    assert not spool.is_file() or spool.read_bytes() == original
 
 
-def test_others_can_read_it(make_handler, directory, spool):
+def test_spool_readable_by_others_is_refused(make_handler, directory, spool):
+    """A spool whose mode is not 0600 is refused."""
     make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     other = spool.with_name("other")
     other.write_bytes(spool.read_bytes())
     other.chmod(0o644)
-    refused(make_handler, other, errno.EPERM, "mode 0644, should be 0600")
+    assert_refused(make_handler, other, errno.EPERM, "mode 0644, should be 0600")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_another_users(make_handler, make_orphaned_spool, recover, spool):
-    """Not even root takes another user's records."""
+def test_spool_of_another_user_is_refused(make_handler, make_orphaned_spool, recover, spool):
+    """Even root cannot open or recover another user's spool."""
     make_orphaned_spool(*range(3))
     os.chown(spool, 65534, -1)
-    refused(make_handler, spool, errno.EPERM, "belongs to user 65534")
-    done = recover(spool)
-    assert done.returncode == 1 and "belongs to user 65534" in done.stderr
+    assert_refused(make_handler, spool, errno.EPERM, "belongs to user 65534")
+    recovery = recover(spool)
+    assert recovery.returncode == 1 and "belongs to user 65534" in recovery.stderr
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])
-def test_another_format(make_orphaned_spool, make_handler, spool, version):
-    """Upgrades and downgrades of the format are refused, and lose nothing."""
+def test_another_format_version_is_refused(make_orphaned_spool, make_handler, spool, version):
+    """A spool of an older or newer format is refused and stays unchanged."""
     make_orphaned_spool(*range(3))
     with open(spool, "r+b") as file:
         file.seek(8)
         file.write(struct.pack("I", version))
-    before = spool.read_bytes()
-    refused(make_handler, spool, errno.EINVAL, f"has format {version}, but this version of "
-                                               "fastlog reads format 1")
-    assert spool.read_bytes() == before
+    original = spool.read_bytes()
+    assert_refused(make_handler, spool, errno.EINVAL,
+                   f"has format {version}, but this version of fastlog reads format 1")
+    assert spool.read_bytes() == original
 
 
-def test_disk_full(make_handler, directory, run_python):
-    """An error at construction, and no half-made file."""
+def test_full_disk_is_an_error_at_construction(make_handler, directory, run_python):
+    """A full or read-only file system raises an OSError and leaves no partial file."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system that is too small")
     run_python("""
@@ -106,7 +111,8 @@ else:
 """, directory)
 
 
-def test_directory_that_may_not_be_written(run_python, directory):
+def test_unwritable_directory_is_an_error_at_construction(run_python, directory):
+    """A spool in a directory without write permission raises EACCES."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     directory.chmod(0o755)
@@ -122,13 +128,14 @@ else:
 """, directory)
 
 
-def test_truncated_file(make_orphaned_spool, recover, make_sink, make_handler, spool):
-    """What is left of a file that was cut off is recovered; the rest is told as lost."""
+def test_truncated_file_is_recovered_partly(make_orphaned_spool, recover, make_sink, make_handler,
+                                            spool):
+    """The records left in a truncated file are sent, and a dry run fails and changes nothing."""
     make_orphaned_spool(*range(100))
     os.truncate(spool, PAGE + 16 * 40)
-    before = spool.read_bytes()
+    original = spool.read_bytes()
     assert recover(spool, "--dry-run").returncode == 1
-    assert spool.read_bytes() == before
+    assert spool.read_bytes() == original
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
     assert sink.take(40) == [b"<14>%d\0" % i for i in range(40)]
@@ -136,25 +143,28 @@ def test_truncated_file(make_orphaned_spool, recover, make_sink, make_handler, s
 
 
 def test_refused_file_is_not_in_use(make_handler, directory, spool, make_orphaned_spool):
-    """Whoever keeps the exception can put the file right, and try again."""
+    """A refused file can be repaired and opened again, even while the exception is alive."""
     make_orphaned_spool("a")
-    whole = spool.read_bytes()
+    intact = spool.read_bytes()
     with open(spool, "r+b") as file:
         file.seek(512)
         file.write(b"\3" * 8)
-    with pytest.raises(OSError, match="positions make no sense"):
+    with pytest.raises(OSError, match="positions are inconsistent"):
         make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     try:
         make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     except OSError as error:
-        spool.write_bytes(whole)
+        spool.write_bytes(intact)
         handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
         assert handler.stats().accepted == 1 and error
 
 
-def test_killed_once_the_file_has_its_size(make_handler, make_sink, spool, directory,
-                                           monkeypatch, logger_for):
-    """The header is in it before: a spool like others, also for a handler of another capacity."""
+def test_process_is_killed_after_allocating_the_file(make_handler, make_sink, spool, directory,
+                                                     monkeypatch, logger_for):
+    """A spool whose creator was killed right after allocating it is valid.
+
+    Its header is written before. A handler of another capacity can therefore replace it.
+    """
     class Killed(BaseException):
         pass
 
@@ -175,8 +185,11 @@ def test_killed_once_the_file_has_its_size(make_handler, make_sink, spool, direc
     assert handler.flush() and sorted(os.listdir(directory)) == ["log", "spool"]
 
 
-def test_file_with_holes(make_orphaned_spool, run_python, directory, spool):
-    """As a copy has them: on a full disk that is an error at construction, and no SIGBUS later."""
+def test_sparse_file_on_a_full_disk_is_an_error(make_orphaned_spool, run_python, directory, spool):
+    """A sparse spool on a full disk raises an OSError at construction and causes no SIGBUS later.
+
+    Copying a spool can make it sparse.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system that is too small")
     make_orphaned_spool("x", capacity=1 << 18)
@@ -203,22 +216,23 @@ assert os.stat(path).st_size == len(content)
 """, spool, directory / "small")
 
 
-@pytest.mark.parametrize("bad", ["", "a\0b"])
-def test_no_path(make_handler, bad):
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_invalid_path_is_rejected(make_handler, path):
+    """An empty path and a path that contains a NUL raise a ValueError."""
     with pytest.raises(ValueError, match="spool must be"):
-        make_handler("/dev/log", spool=bad)
+        make_handler("/dev/log", spool=path)
 
 
-def test_release_when_the_inode_is_another_files(directory):
-    """A file that was removed and closed can have its inode taken by the next one, in use."""
-    gone = _spool.Spool(directory / "gone", CAPACITY, {})
-    os.close(gone.open())
+def test_release_does_not_unlock_a_file_that_reuses_the_inode(directory):
+    """Releasing a removed spool does not unlock a spool in use that has reused its inode number."""
+    removed = _spool.Spool(directory / "gone", CAPACITY, {})
+    os.close(removed.open())
     used = _spool.Spool(directory / "used", CAPACITY, {})
     descriptor = used.open()
-    own, gone._inode = gone._inode, used._inode
-    gone.release()
+    original_inode, removed._inode = removed._inode, used._inode
+    removed.release()
     with pytest.raises(BlockingIOError, match="in use by another handler"):
         _spool.Spool(directory / "used", CAPACITY, {}).open()
-    gone._inode = own
-    gone.release()
+    removed._inode = original_inode
+    removed.release()
     used.discard(descriptor)

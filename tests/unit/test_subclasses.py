@@ -1,4 +1,4 @@
-"""Subclasses as programs out there have them, and the ways in which frameworks make handlers."""
+"""Subclasses as found in real programs, and the ways in which frameworks create handlers."""
 import collections
 import logging
 import logging.config
@@ -13,8 +13,8 @@ import fastlog
 from fastlog._daemons.daemon import wait_until
 
 
-class Unblocking(fastlog.SysLogHandler):
-    """After AWX: another way to connect, and errors to another place."""
+class NonBlocking(fastlog.SysLogHandler):
+    """Overrides the connect and collects errors, in the manner of AWX."""
 
     append_nul = False
 
@@ -32,9 +32,9 @@ class Unblocking(fastlog.SysLogHandler):
         self.errors.append((record.getMessage(), sys.exc_info()[1]))
 
 
-def test_overridden_connect(make_handler, sink, logger_for):
-    """Its own sockets are used: at the start and, made by the next record, after an outage."""
-    handler = make_handler(sink.path, cls=Unblocking)
+def test_overridden_connect_is_used(make_handler, sink, logger_for):
+    """An overridden connect creates the first socket and, after an outage, the next one."""
+    handler = make_handler(sink.path, cls=NonBlocking)
     log = logger_for(handler)
     assert handler.connects == 1 and handler.socket.getpeername() == sink.path
     log.info("one")
@@ -43,7 +43,7 @@ def test_overridden_connect(make_handler, sink, logger_for):
     for i in range(3):
         log.info("down %d", i)
         handler.flush(0.05)
-    # The next record makes a new one, once the writer has seen that this one is dead.
+    # The next record creates a new socket once the writer has detected that this one is dead.
     wait_until(handler._engine.wants_socket, 20, "the loss of the connection")
     sink.bind()
     log.info("back")
@@ -52,7 +52,8 @@ def test_overridden_connect(make_handler, sink, logger_for):
 
 
 def test_overridden_connect_without_a_daemon(make_handler, make_sink, directory, logger_for):
-    handler = make_handler(directory / "log", cls=Unblocking)
+    """Records wait for the daemon if an overridden connect fails at construction."""
+    handler = make_handler(directory / "log", cls=NonBlocking)
     log = logger_for(handler)
     log.info("early")
     sink = make_sink(directory / "log")
@@ -61,8 +62,8 @@ def test_overridden_connect_without_a_daemon(make_handler, make_sink, directory,
 
 
 def test_overridden_handle_error_gets_each_dropped_record(make_handler, sink, logger_for):
-    """So that a program can put what is lost elsewhere; the exception says why."""
-    handler = make_handler(sink.path, cls=Unblocking, capacity=4096, overflow="drop_new")
+    """An overridden handleError gets each dropped record, with a BlockingIOError as the reason."""
+    handler = make_handler(sink.path, cls=NonBlocking, capacity=4096, overflow="drop_new")
     log = logger_for(handler)
     sink.hang()
     for i in range(100):
@@ -74,21 +75,21 @@ def test_overridden_handle_error_gets_each_dropped_record(make_handler, sink, lo
     assert len(received) + len(handler.errors) == 100
 
 
-def test_overridden_create_socket(make_handler, make_sink, directory, logger_for):
-    """A subclass that connects to somewhere else altogether."""
-    elsewhere = make_sink(directory / "elsewhere")
+def test_overridden_create_socket_is_used(make_handler, make_sink, directory, logger_for):
+    """A subclass's createSocket may connect to a destination other than the address."""
+    other_sink = make_sink(directory / "elsewhere")
 
-    class Elsewhere(fastlog.SysLogHandler):
+    class Redirected(fastlog.SysLogHandler):
         def createSocket(self):
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self.socket.connect(elsewhere.path)
+            self.socket.connect(other_sink.path)
 
-    logger_for(make_handler(directory / "log", cls=Elsewhere)).info("x")
-    assert elsewhere.take_one() == b"<14>x\0"
+    logger_for(make_handler(directory / "log", cls=Redirected)).info("x")
+    assert other_sink.take_one() == b"<14>x\0"
 
 
-def test_overridden_create_lock(make_handler, sink, logger_for):
-    """After OpenStack Swift: a lock of its own kind, and none is needed to log."""
+def test_overridden_create_lock_is_accepted(make_handler, sink, logger_for):
+    """A subclass's createLock may set another kind of lock, as in OpenStack Swift, or none."""
 
     class PipeLocked(fastlog.SysLogHandler):
         def createLock(self):
@@ -105,22 +106,22 @@ def test_overridden_create_lock(make_handler, sink, logger_for):
         handler.close()
 
 
-def test_wrapped_emit_that_raises_and_requeues(make_handler, sink, logger_for):
-    """After TrueNAS: errors are raised to the wrapper, which keeps the record for later."""
+def test_emit_may_requeue_records_after_errors(make_handler, sink, logger_for):
+    """A subclass may raise from handleError and requeue the record in emit, as TrueNAS does."""
 
     class Requeueing(fastlog.SysLogHandler):
         def __init__(self, *args, **options):
-            self.waiting = collections.deque()
+            self.queue = collections.deque()
             super().__init__(*args, **options)
 
         def emit(self, record):
-            self.waiting.append(record)
-            while self.waiting:
+            self.queue.append(record)
+            while self.queue:
                 try:
-                    super().emit(self.waiting[0])
+                    super().emit(self.queue[0])
                 except Exception:
                     return
-                self.waiting.popleft()
+                self.queue.popleft()
 
         def handleError(self, record):
             raise
@@ -129,44 +130,46 @@ def test_wrapped_emit_that_raises_and_requeues(make_handler, sink, logger_for):
     log = logger_for(handler)
     for i in range(100):
         log.info("%d %s", i, "x" * 100)
-    assert handler.waiting
-    received = sink.take(100 - len(handler.waiting))
+    assert handler.queue
+    received = sink.take(100 - len(handler.queue))
     log.info("100")
-    while handler.waiting:
+    while handler.queue:
         received += sink.take(1)
         log.info("more")
-    numbers = [int(r[4:-1].split()[0]) for r in received if r[4:6] not in (b"mo", b"fa")]
+    numbers = [int(datagram[4:-1].split()[0]) for datagram in received
+               if datagram[4:6] not in (b"mo", b"fa")]
     assert numbers == list(range(len(numbers)))
 
 
-def test_gunicorn_construction(make_handler, sink, listen_udp, logger_for):
-    """By keyword, with a socket's path or with host and port."""
-    for address in (sink.path, listen_udp.getsockname()):
+def test_gunicorn_construction(make_handler, sink, udp_sink, logger_for):
+    """The handler accepts gunicorn's keyword arguments with a path or with host and port."""
+    for address in (sink.path, udp_sink.getsockname()):
         handler = make_handler(address=address, facility=fastlog.SysLogHandler.facility_names[
             "user"], socktype=socket.SOCK_DGRAM)
         handler.setFormatter(logging.Formatter("gunicorn.app: %(message)s"))
         logger_for(handler).info("x")
     assert sink.take_one() == b"<14>gunicorn.app: x\0"
-    assert listen_udp.recv(100) == b"<14>gunicorn.app: x\0"
+    assert udp_sink.recv(100) == b"<14>gunicorn.app: x\0"
 
 
 @pytest.fixture
-def listen_udp():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
-        sink.bind(("127.0.0.1", 0))
-        sink.settimeout(30)
-        yield sink
+def udp_sink():
+    """Return a UDP socket on a loopback address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp_socket:
+        udp_socket.bind(("127.0.0.1", 0))
+        udp_socket.settimeout(30)
+        yield udp_socket
 
 
 @pytest.mark.parametrize("configuration", [
-    {  # as Django's LOGGING
+    {  # in the form of Django's LOGGING
         "filters": {"all": {"()": logging.Filter}},
         "formatters": {"simple": {"format": "{levelname} {message}", "style": "{"}},
         "handlers": {"syslog": {"level": "INFO", "class": "fastlog.SysLogHandler",
                                 "filters": ["all"], "formatter": "simple", "address": "ADDRESS"}},
         "loggers": {"framework": {"handlers": ["syslog"], "level": "INFO", "propagate": False}},
     },
-    {  # as uvicorn's log_config
+    {  # in the form of uvicorn's log_config
         "formatters": {"simple": {"()": "logging.Formatter",
                                   "fmt": "%(levelname)s %(message)s"}},
         "handlers": {"syslog": {"formatter": "simple", "class": "fastlog.SysLogHandler",
@@ -175,6 +178,7 @@ def listen_udp():
     },
 ], ids=["django", "uvicorn"])
 def test_dict_config_of_frameworks(sink, configuration):
+    """The logging configurations of Django and uvicorn create the handler."""
     configuration["handlers"]["syslog"]["address"] = sink.path
     logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **configuration})
     logger = logging.getLogger("framework")
@@ -184,7 +188,7 @@ def test_dict_config_of_frameworks(sink, configuration):
 
 
 def test_relative_path_survives_chdir(make_handler, make_sink, directory, logger_for, monkeypatch):
-    """A daemon that changes to / after it has set up logging."""
+    """A relative path stays valid when a daemon changes to / after it has configured logging."""
     sink = make_sink()
     monkeypatch.chdir(directory)
     handler = make_handler("log")
@@ -193,19 +197,21 @@ def test_relative_path_survives_chdir(make_handler, make_sink, directory, logger
     assert handler.address == "log" and sink.take_one() == b"<14>x\0"
 
 
-def test_pickle_and_copy(handler):
-    """A clear error, where the standard library complains about a lock."""
+def test_pickling_and_copying_are_refused(handler):
+    """Pickling or copying a handler raises a TypeError that names the class."""
     import copy
     import pickle
-    for way in (pickle.dumps, copy.copy, copy.deepcopy):
+    for function in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="SysLogHandler cannot be pickled"):
-            way(handler)
+            function(handler)
 
 
-def test_addresses_of_own_sockets_are_closed(make_handler, sink):
-    before = len(os.listdir("/proc/self/fd"))
-    handler = make_handler(sink.path, cls=Unblocking)
+def test_sockets_of_a_subclass_are_closed(make_handler, sink):
+    """close() also closes a socket that a subclass created."""
+    initial_count = len(os.listdir("/proc/self/fd"))
+    handler = make_handler(sink.path, cls=NonBlocking)
     handler.close()
     assert handler.socket is None
     del handler
-    assert len(os.listdir("/proc/self/fd")) <= before + 1  # the ring's wake-up descriptor
+    # One more descriptor may be open, the ring's wakeup descriptor.
+    assert len(os.listdir("/proc/self/fd")) <= initial_count + 1

@@ -1,0 +1,9 @@
+from typing import Any
+
+from fastlog._core import Engine
+
+def counters(engine: Engine) -> dict[str, Any]: ...
+def poll_outage(engine: Engine) -> tuple[bool, int, int] | None: ...
+def collect_losses(
+    engine: Engine, during_outage: bool
+) -> tuple[list[int], float, float] | None: ...
