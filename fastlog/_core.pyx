@@ -17,7 +17,7 @@ from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, 
                                        store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
-                                        UNSENDABLE, Loss, count_loss, count_lost)
+                                        UNSENDABLE, Loss, count_loss, sum_losses)
 from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
@@ -144,7 +144,7 @@ cdef class Engine:
                 raise OSError(EBADMSG, "the spool is damaged: its positions are inconsistent",
                               self.spool.path)
             PyErr_SetFromErrno(OSError)
-        writer.process = getpid()
+        writer.pid = getpid()
         writer.evicting = self.overflow == DROP_OLDEST
         for path in self.paths:
             transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
@@ -364,7 +364,7 @@ cdef class Engine:
         """Wait for space as long as the writer makes progress."""
         cdef uint64_t step = max(record_span(size), self.capacity // WAKE_SHARE)
         cdef Record *record = NULL
-        cdef uint64_t tail = load_acquire(&writer[0].ring.at.tail.value)
+        cdef uint64_t tail = load_acquire(&writer[0].ring.positions.tail.value)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now + self.block_timeout
         while not load_relaxed(&writer[0].stalled.value):
@@ -384,8 +384,8 @@ cdef class Engine:
             if record != NULL:
                 return record
             now = monotonic_ns()
-            if load_acquire(&writer[0].ring.at.tail.value) != tail:
-                tail = load_acquire(&writer[0].ring.at.tail.value)
+            if load_acquire(&writer[0].ring.positions.tail.value) != tail:
+                tail = load_acquire(&writer[0].ring.positions.tail.value)
                 deadline = now + self.block_timeout
         self.drop(writer[0], STALLED, severity)
         return NULL
@@ -440,10 +440,10 @@ cdef class Engine:
         self.ensure_current_process()
         cdef uint64_t fork_epoch = load_relaxed(&self.fork_epoch)
         cdef Writer *writer = pointer_load(&self.writer)
-        cdef uint64_t target = load_relaxed(&writer.ring.at.head.value)
+        cdef uint64_t target = load_relaxed(&writer.ring.positions.head.value)
         cdef uint64_t now = monotonic_ns()
         while load_relaxed(&self.fork_epoch) == fork_epoch:
-            if load_acquire(&writer.ring.at.tail.value) >= target:
+            if load_acquire(&writer.ring.positions.tail.value) >= target:
                 break
             with cython.critical_section(self):       # as in start()
                 if now >= deadline or is_stopped(writer):
@@ -537,7 +537,7 @@ cdef class Engine:
     cdef uint64_t count_pending(self, Writer *writer) noexcept:
         # In this order: see counters.pxd.
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
-        cdef uint64_t discarded = count_lost(&writer.counters, EVICTED, UNSENDABLE)
+        cdef uint64_t discarded = sum_losses(&writer.counters, EVICTED, UNSENDABLE)
         return load_relaxed(&writer.counters.accepted.value) - sent - discarded
 
     cdef object current_spool(self):

@@ -104,7 +104,7 @@ static inline uint32_t *fastlog_low_half(atomic_u64 *object)
 
 /* Sleep while the object is `seen`, until CLOCK_MONOTONIC is `deadline` at the
  * latest; may come back earlier. */
-static inline void wait_while(atomic_u64 *object, uint64_t seen,
+static inline void futex_wait(atomic_u64 *object, uint64_t seen,
                               const struct timespec *deadline)
 {
     syscall(FASTLOG_FUTEX, fastlog_low_half(object),
@@ -112,8 +112,8 @@ static inline void wait_while(atomic_u64 *object, uint64_t seen,
             NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
-/* Wake all who wait_while(). Async-signal-safe, and waits for none of them. */
-static inline void wake_all(atomic_u64 *object)
+/* Wake all who futex_wait(). Async-signal-safe, and waits for none of them. */
+static inline void futex_wake_all(atomic_u64 *object)
 {
     syscall(FASTLOG_FUTEX, fastlog_low_half(object),
             FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);

@@ -19,5 +19,5 @@ cdef extern from "_backend/atomics.h" nogil:
     uint64_t add_seq_cst(atomic_u64 *obj, uint64_t value) noexcept
     int cas_seq_cst(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
     int cas_relaxed(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
-    void wait_while(atomic_u64 *obj, uint64_t seen, const timespec *deadline) noexcept
-    void wake_all(atomic_u64 *obj) noexcept
+    void futex_wait(atomic_u64 *obj, uint64_t seen, const timespec *deadline) noexcept
+    void futex_wake_all(atomic_u64 *obj) noexcept

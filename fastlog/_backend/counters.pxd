@@ -57,7 +57,7 @@ cdef inline void count_loss(Counters *counters, Loss why, uint64_t severity) noe
     add_seq_cst(&counters.lost[<int>why * SEVERITIES + severity], 1)
 
 
-cdef inline uint64_t count_lost(Counters *counters, Loss first, Loss last) noexcept nogil:
+cdef inline uint64_t sum_losses(Counters *counters, Loss first, Loss last) noexcept nogil:
     """Records lost for the reasons from `first` to `last`."""
     cdef uint64_t sum = 0
     cdef int i

@@ -72,7 +72,7 @@ ctypedef struct Positions:
 
 ctypedef struct Ring:
     # Constant from ring_create to ring_destroy:
-    Positions *at
+    Positions *positions
     char *memory
     uint64_t mapped               # bytes of address space, second mapping included
     uint64_t capacity             # bytes, a power of two
@@ -119,7 +119,7 @@ cdef inline uint64_t ring_file_size(uint64_t capacity) noexcept nogil:
     return page_size() + capacity
 
 
-cdef inline uint64_t ring_window(uint64_t capacity) noexcept nogil:
+cdef inline uint64_t ring_mirror_size(uint64_t capacity) noexcept nogil:
     """Bytes mapped twice. A record is at most half the ring: no more can reach over the end."""
     return capacity // 2 if capacity // 2 > page_size() else page_size()
 
@@ -129,7 +129,7 @@ cdef inline bint ring_map_at(void *base, uint64_t capacity, int fd, bint shared)
     cdef uint64_t size = ring_file_size(capacity)
     cdef int flags = MAP_FIXED | (MAP_SHARED if shared else MAP_PRIVATE)
     return (mmap(base, size, PROT_READ | PROT_WRITE, flags, fd, 0) != MAP_FAILED
-            and mmap(<char *>base + size, ring_window(capacity), PROT_READ | PROT_WRITE, flags,
+            and mmap(<char *>base + size, ring_mirror_size(capacity), PROT_READ | PROT_WRITE, flags,
                      fd, <int64_t>page_size()) != MAP_FAILED)
 
 
@@ -139,7 +139,7 @@ cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noe
     `capacity`: a power of two >= a page. Not `shared`: changes stay in this process.
     """
     cdef uint64_t page = page_size()
-    cdef uint64_t size = ring_file_size(capacity) + ring_window(capacity)
+    cdef uint64_t size = ring_file_size(capacity) + ring_mirror_size(capacity)
     cdef void *base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                            -1, 0)
     if base == MAP_FAILED:
@@ -147,7 +147,7 @@ cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noe
     if not ring_map_at(base, capacity, fd, shared):
         munmap(base, size)
         return -1
-    ring.at = <Positions *>(<char *>base + POSITIONS_OFFSET)
+    ring.positions = <Positions *>(<char *>base + POSITIONS_OFFSET)
     ring.memory = <char *>base + page
     ring.mapped = size
     ring.capacity = capacity
@@ -157,7 +157,7 @@ cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noe
     return 0
 
 
-cdef inline int ring_memory(uint64_t capacity) noexcept nogil:
+cdef inline int ring_create_memfd(uint64_t capacity) noexcept nogil:
     """A file in memory for a ring. Returns its descriptor, or -1 with errno set."""
     cdef int fd = memfd_create("fastlog-ring", MFD_CLOEXEC)
     if fd >= 0 and ftruncate(fd, <int64_t>ring_file_size(capacity)) != 0:
@@ -168,7 +168,7 @@ cdef inline int ring_memory(uint64_t capacity) noexcept nogil:
 
 cdef inline int ring_create(Ring *ring, uint64_t capacity) noexcept nogil:
     """An empty ring in memory of its own. Returns 0, or -1 with errno set."""
-    cdef int fd = ring_memory(capacity)
+    cdef int fd = ring_create_memfd(capacity)
     cdef int result
     if fd < 0:
         return -1
@@ -183,8 +183,8 @@ cdef inline bint ring_detach(Ring *ring) noexcept nogil:
     False, and nothing is changed, if there is none. There must be no writer, and no producer
     between ring_try_reserve() and ring_commit(). Others may read the positions meanwhile.
     """
-    cdef uint64_t head = load_relaxed(&ring.at.head.value)
-    cdef int fd = ring_memory(ring.capacity)
+    cdef uint64_t head = load_relaxed(&ring.positions.head.value)
+    cdef int fd = ring_create_memfd(ring.capacity)
     cdef bint done
     cdef int i
     if fd < 0:
@@ -228,15 +228,15 @@ cdef inline Record *ring_try_reserve(Ring *ring, uint64_t length, uint64_t sever
     cdef uint64_t limit = ring_limit(ring, severity)
     # H1, relaxed: head orders nothing. A claim is the cas itself, and what the
     # claim makes visible to the writer is the header (C1), never head.
-    cdef uint64_t head = load_relaxed(&ring.at.head.value)
+    cdef uint64_t head = load_relaxed(&ring.positions.head.value)
     while True:
         # A1 pairs with R1: the writer's zeroing is over before we fill.
-        used[0] = head + span - load_acquire(&ring.at.tail.value)
+        used[0] = head + span - load_acquire(&ring.positions.tail.value)
         # Signed: a head that is out of date may lie behind tail; then the cas
         # fails and tells the new one.
         if <int64_t>used[0] > <int64_t>limit:
             return NULL
-        if cas_relaxed(&ring.at.head.value, &head, head + span):
+        if cas_relaxed(&ring.positions.head.value, &head, head + span):
             # Relaxed: for those who come after a crash, not for the writer.
             store_relaxed(&ring_at(ring, head).header, header_make(head, severity, length))
             return ring_at(ring, head)
@@ -263,7 +263,7 @@ cdef inline bint ring_is_ready(Ring *ring) noexcept nogil:
     """Whether the record at tail is committed. Writer only, before it sleeps."""
     # seq_cst instead of P1: the writer stored its state just before (S2). The tail, too: a
     # producer that discards old records may have moved it.
-    return load_seq_cst(&ring_at(ring, load_seq_cst(&ring.at.tail.value)).header) & COMMITTED != 0
+    return load_seq_cst(&ring_at(ring, load_seq_cst(&ring.positions.tail.value)).header) & COMMITTED != 0
 
 
 cdef inline void ring_zero(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:
@@ -282,11 +282,11 @@ cdef inline void ring_release(Ring *ring, uint64_t position) noexcept nogil:
     # Before the first byte goes: a process that is killed in the middle leaves
     # half-zeroed records, which must not be looked at. seq_cst so that no
     # compiler moves the zeroing up.
-    store_seq_cst(&ring.at.sent_pos.value, position)
-    ring_zero(ring, load_relaxed(&ring.at.tail.value), position)
+    store_seq_cst(&ring.positions.sent_pos.value, position)
+    ring_zero(ring, load_relaxed(&ring.positions.tail.value), position)
     # R1 pairs with A1: zeroed before it is free. Stronger than release because
     # the writer then asks whether somebody waits for space, see _backend/writer.pxd: W1.
-    store_seq_cst(&ring.at.tail.value, position)
+    store_seq_cst(&ring.positions.tail.value, position)
 
 
 cdef inline bint ring_prefault(Ring *ring, uint64_t begin, uint64_t end) noexcept nogil:
@@ -305,8 +305,8 @@ cdef inline bint ring_prefault(Ring *ring, uint64_t begin, uint64_t end) noexcep
 
 cdef inline uint64_t ring_used(Ring *ring) noexcept nogil:
     """Bytes taken at some moment during the call. Any thread."""
-    cdef uint64_t tail = load_acquire(&ring.at.tail.value)
-    return load_relaxed(&ring.at.head.value) - tail
+    cdef uint64_t tail = load_acquire(&ring.positions.tail.value)
+    return load_relaxed(&ring.positions.head.value) - tail
 
 
 cdef inline void ring_truncate(Ring *ring, uint64_t position, uint64_t length) noexcept nogil:
@@ -356,16 +356,16 @@ cdef inline bint ring_recover(Ring *ring, RecoveryStats *found) noexcept nogil:
 
     False, and nothing is changed, if the positions make no sense. No thread may use the ring.
     """
-    cdef uint64_t head = load_relaxed(&ring.at.head.value)
-    cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
-    cdef uint64_t position = load_relaxed(&ring.at.sent_pos.value)
+    cdef uint64_t head = load_relaxed(&ring.positions.head.value)
+    cdef uint64_t tail = load_relaxed(&ring.positions.tail.value)
+    cdef uint64_t position = load_relaxed(&ring.positions.sent_pos.value)
     cdef uint64_t header, span, i
     memset(found, 0, sizeof(RecoveryStats))
     if ((head | tail | position) % RECORD_ALIGN or head > <uint64_t>1 << 62
             or tail > position or position > head or head - tail > ring.capacity):
         return False
     ring_zero(ring, tail, position)
-    store_relaxed(&ring.at.tail.value, position)
+    store_relaxed(&ring.positions.tail.value, position)
     i = head                      # free memory is nearly always zeros: then leave the pages be
     while i < position + ring.capacity:
         if load_relaxed(&ring_at(ring, i).header):

@@ -14,9 +14,9 @@ from fastlog._backend.posix cimport SOCK_STREAM, iovec
 from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Ring, page_size, record_bytes,
                             record_span, ring_at, ring_peek, ring_prefault, ring_truncate,
                             ring_discard, header_severity)
-from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, Outcome,
+from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE, ErrnoClass,
                                  transport_adopt, transport_close, transport_connect,
-                                 transport_grow_buffer, transport_outcome, transport_send,
+                                 transport_grow_buffer, transport_classify, transport_send,
                                  transport_truncated_size)
 from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail, writer_release,
                               writer_unlock_tail)
@@ -24,24 +24,24 @@ from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_t
 
 cdef enum:
     BACKOFF_MIN = 10 * MILLISECOND
-    LARGE = 65536                 # bytes; for a record of so many there may never be memory:
+    LARGE_RECORD = 65536                 # bytes; for a record of so many there may never be memory:
     MEMORY_TRIES = 10             # after so many it is truncated
     PREFAULT_AHEAD = 1 << 19      # bytes of the ring; it takes 2 ms at least to fill them
     PREFAULT_STEP = 1 << 16       # at a time: no urgent record waits long for it
 
-cdef enum Drained:                # why writer_drain came back
-    NOTHING_WRONG                 # it does not
-    RING_EMPTY                    # or its first record is not committed yet
-    PEER_FULL
-    NO_MEMORY
-    NO_PEER
-    CONNECTING
-    STOP_ASKED
+cdef enum DrainResult:                # why writer_drain came back
+    DRAIN_MORE                 # it does not
+    DRAIN_RING_EMPTY                    # or its first record is not committed yet
+    DRAIN_PEER_FULL
+    DRAIN_NO_MEMORY
+    DRAIN_NO_PEER
+    DRAIN_CONNECTING
+    DRAIN_STOPPED
 
 
-cdef inline uint64_t writer_begin(Writer *writer) noexcept nogil:
+cdef inline uint64_t writer_next_position(Writer *writer) noexcept nogil:
     """The position of the next record to send: tail, but in a crash not what is not finished."""
-    cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
+    cdef uint64_t tail = load_relaxed(&writer.ring.positions.tail.value)
     cdef uint64_t crash_sent_pos = load_relaxed(&writer.crash_sent_pos.value)
     writer.past_unfinished = crash_sent_pos > tail and (
         writer.transport.partial != 0           # half of that one is on its way
@@ -67,8 +67,8 @@ cdef inline void writer_finish_batch(Writer *writer, uint64_t position) noexcept
 cdef inline int writer_gather(Writer *writer) noexcept nogil:
     """Point the transport's parts at the committed records from tail on; returns how many."""
     cdef Ring *ring = &writer.ring
-    cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
-    cdef uint64_t begin = writer_begin(writer)
+    cdef uint64_t tail = load_relaxed(&ring.positions.tail.value)
+    cdef uint64_t begin = writer_next_position(writer)
     cdef uint64_t position = begin
     cdef uint64_t header
     cdef iovec *part
@@ -80,7 +80,7 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
             break
         if not header & DISCARDED:
             if count == 0:
-                writer.first = position
+                writer.batch_start = position
             part = &writer.transport.parts[count]
             part.iov_base = record_bytes(ring_at(ring, position))
             part.iov_len = header & LENGTH_MASK
@@ -89,7 +89,7 @@ cdef inline int writer_gather(Writer *writer) noexcept nogil:
             count += 1
         position += record_span(header & LENGTH_MASK)
         if count:
-            writer.ends[count - 1] = position
+            writer.batch_ends[count - 1] = position
     if count == 0 and position != begin:
         writer_finish_batch(writer, position)
     return count
@@ -108,7 +108,7 @@ cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
     store_relaxed(&writer.has_socket, 0)
 
 
-cdef inline Drained writer_connect(Writer *writer) noexcept nogil:
+cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     cdef uint64_t offered = exchange_seq_cst(&writer.offered_fd.value, 0)
     cdef int error = 0
     if offered:
@@ -116,23 +116,23 @@ cdef inline Drained writer_connect(Writer *writer) noexcept nogil:
     else:
         error = transport_connect(&writer.transport)
     if error == EINPROGRESS:
-        return CONNECTING
+        return DRAIN_CONNECTING
     if error:
         writer_count_error(writer, error)
-        return NO_PEER
+        return DRAIN_NO_PEER
     store_relaxed(&writer.has_socket, 1)
     if writer.was_connected:
         count_owned(&writer.counters.reconnects, 1)
     writer.was_connected = True
-    return NOTHING_WRONG
+    return DRAIN_MORE
 
 
-cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
+cdef inline void writer_handle_too_long(Writer *writer) noexcept nogil:
     """After EMSGSIZE: a larger buffer, else a shorter record, else none.
 
     Not shorter where the record is more than text: journald ignores an entry with an end missing.
     """
-    cdef uint64_t header = ring_peek(&writer.ring, writer.first)
+    cdef uint64_t header = ring_peek(&writer.ring, writer.batch_start)
     cdef size_t length = writer.transport.parts[0].iov_len
     cdef size_t limit
     if transport_grow_buffer(&writer.transport, length):
@@ -143,21 +143,21 @@ cdef inline void writer_truncate_first(Writer *writer) noexcept nogil:
     if limit == 0:
         count_loss(&writer.counters, UNSENDABLE, header_severity(header))
         writer_enter_outage(writer)
-        writer_finish_batch(writer, writer.ends[0])
+        writer_finish_batch(writer, writer.batch_ends[0])
         return
     if not header & TRUNCATED:
         add_relaxed(&writer.counters.truncated, 1)
-    ring_truncate(&writer.ring, writer.first,
+    ring_truncate(&writer.ring, writer.batch_start,
                  frame_truncate(<char *>writer.transport.parts[0].iov_base, length, limit))
 
 
-cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
+cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
     cdef int count = writer_gather(writer)
     cdef int sent
     cdef bint residual = writer.transport.residual != NULL
-    cdef Outcome outcome
+    cdef ErrnoClass outcome
     if count == 0:
-        return RING_EMPTY
+        return DRAIN_RING_EMPTY
     sent = transport_send(&writer.transport, count)
     if residual and writer.transport.residual == NULL:
         count_owned(&writer.counters.sent.value, 1)
@@ -166,34 +166,34 @@ cdef inline Drained writer_send_batch(Writer *writer) noexcept nogil:
         writer.memory_tries = 0
         if sent > 0:
             count_owned(&writer.counters.sent.value, sent)
-            writer_finish_batch(writer, writer.ends[sent - 1])
-        return PEER_FULL if 0 < sent < count else NOTHING_WRONG
-    outcome = transport_outcome(errno)
+            writer_finish_batch(writer, writer.batch_ends[sent - 1])
+        return DRAIN_PEER_FULL if 0 < sent < count else DRAIN_MORE
+    outcome = transport_classify(errno)
     if outcome == WAIT_WRITABLE:
-        return PEER_FULL
+        return DRAIN_PEER_FULL
     if outcome == TOO_LONG:
-        writer_truncate_first(writer)
-        return NOTHING_WRONG
+        writer_handle_too_long(writer)
+        return DRAIN_MORE
     writer_count_error(writer, errno)
     if outcome == WAIT_MEMORY:
         # Linux has a bound for one datagram that no buffer size shows: some 4 MiB. A stream has
         # none, and may have half of the record already, or its length.
         writer.memory_tries += 1
-        if (writer.memory_tries >= MEMORY_TRIES and writer.transport.parts[0].iov_len > LARGE
+        if (writer.memory_tries >= MEMORY_TRIES and writer.transport.parts[0].iov_len > LARGE_RECORD
                 and writer.transport.connected_socktype != SOCK_STREAM):
-            writer_truncate_first(writer)
-        return NO_MEMORY
+            writer_handle_too_long(writer)
+        return DRAIN_NO_MEMORY
     writer_disconnect(writer)
     # At once the first time: a restarted daemon is usually there again.
     if writer.backoff:
-        return NO_PEER
+        return DRAIN_NO_PEER
     writer.backoff = BACKOFF_MIN
-    return NOTHING_WRONG
+    return DRAIN_MORE
 
 
 cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
     cdef bint locked = writer_lock_tail(writer)
-    cdef bint ready = ring_peek(&writer.ring, writer_begin(writer)) != 0
+    cdef bint ready = ring_peek(&writer.ring, writer_next_position(writer)) != 0
     writer_unlock_tail(writer, locked)
     return ready
 
@@ -205,7 +205,7 @@ cdef inline bint writer_prefault(Writer *writer) noexcept nogil:
     """
     cdef Ring *ring = &writer.ring
     cdef uint64_t last = writer.prefault_start + ring.capacity
-    cdef uint64_t head = load_relaxed(&ring.at.head.value)
+    cdef uint64_t head = load_relaxed(&ring.positions.head.value)
     cdef uint64_t end
     # Where producers have been already it would be in vain.
     writer.prefault_end = min(max(writer.prefault_end, head & ~(page_size() - 1)), last)
@@ -216,20 +216,20 @@ cdef inline bint writer_prefault(Writer *writer) noexcept nogil:
     return True
 
 
-cdef inline Drained writer_drain(Writer *writer) noexcept nogil:
+cdef inline DrainResult writer_drain(Writer *writer) noexcept nogil:
     """Send records until there are none, or the peer or the kernel says no."""
-    cdef Drained drained
+    cdef DrainResult result
     cdef bint locked
     while not load_acquire(&writer.stop.value):
         if writer.transport.fd < 0 or writer.transport.connecting:
-            drained = writer_connect(writer) if writer_has_records(writer) else RING_EMPTY
+            result = writer_connect(writer) if writer_has_records(writer) else DRAIN_RING_EMPTY
         else:
             locked = writer_lock_tail(writer)
-            drained = writer_send_batch(writer)
+            result = writer_send_batch(writer)
             writer_unlock_tail(writer, locked)
-        if drained == RING_EMPTY and writer_prefault(writer):
+        if result == DRAIN_RING_EMPTY and writer_prefault(writer):
             continue
-        if drained != NOTHING_WRONG:
-            return drained
+        if result != DRAIN_MORE:
+            return result
         writer_prefault(writer)
-    return STOP_ASKED
+    return DRAIN_STOPPED

@@ -37,7 +37,7 @@ cdef enum:
     TRANSPORT_ADDRESSES = 8       # that are kept of what a name resolves to
     HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
 
-cdef enum Outcome:                # what an errno asks of the writer
+cdef enum ErrnoClass:                # what an errno asks of the writer
     WAIT_WRITABLE                 # the peer's queue is full: poll
     WAIT_MEMORY                   # of memory, or of descriptors, there are none: try again later
     RECONNECT                     # the connection is gone; the records stay
@@ -250,7 +250,7 @@ cdef inline void transport_adopt(Transport *transport, int fd) noexcept nogil:
 
 # --- sending -----------------------------------------------------------------------------------
 
-cdef inline Outcome transport_outcome(int error) noexcept nogil:
+cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
     """The class of an errno from send, see send(2) and unix(7)."""
     if error == EAGAIN:
         return WAIT_WRITABLE
@@ -355,7 +355,7 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     cdef int fd = transport_make_memfd(<char *>transport.parts[0].iov_base,
                                        transport.parts[0].iov_len)
     if fd < 0:
-        if transport_outcome(errno) != WAIT_MEMORY:
+        if transport_classify(errno) != WAIT_MEMORY:
             errno_set(EMSGSIZE)
         return -1
     memset(&message, 0, sizeof(msghdr))
@@ -396,7 +396,7 @@ cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
             return result
 
 
-cdef inline int transport_buffer(Transport *transport) noexcept nogil:
+cdef inline int transport_buffer_size(Transport *transport) noexcept nogil:
     """Bytes that one datagram may have as far as SO_SNDBUF goes; 0: unknown.
 
     For a unix socket 32 fewer than that: Linux, unix_dgram_sendmsg in net/unix/af_unix.c.
@@ -414,11 +414,11 @@ cdef inline bint transport_grow_buffer(Transport *transport, size_t length) noex
     False if it was enough before, or the kernel allows no more: socket(7), wmem_max.
     """
     cdef int wanted = <int>length + 32
-    if transport_is_network(transport) or <size_t>transport_buffer(transport) >= length:
+    if transport_is_network(transport) or <size_t>transport_buffer_size(transport) >= length:
         return False
     if setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUFFORCE, &wanted, sizeof(wanted)) != 0:
         setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted))
-    return <size_t>transport_buffer(transport) >= length
+    return <size_t>transport_buffer_size(transport) >= length
 
 
 cdef inline size_t transport_truncated_size(Transport *transport, size_t length) noexcept nogil:
@@ -428,7 +428,7 @@ cdef inline size_t transport_truncated_size(Transport *transport, size_t length)
     nothing, half; but not less than 2,048 bytes, which every receiver should accept (RFC 5424
     section 6.1).
     """
-    cdef int limit = transport_buffer(transport)
+    cdef int limit = transport_buffer_size(transport)
     if transport_is_network(transport) and limit > 65507:
         limit = 65507
     if limit <= 0 or <size_t>limit >= length:

@@ -28,7 +28,7 @@ from posix.unistd cimport close, write
 
 from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, exchange_seq_cst, line_u64,
                                load_acquire, load_relaxed, load_seq_cst, store_relaxed,
-                               store_seq_cst, wait_while, wake_all)
+                               store_seq_cst, futex_wait, futex_wake_all)
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._backend.counters cimport EVICTED, Counters, count_loss
 from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock, pthread_mutex_trylock,
@@ -69,7 +69,7 @@ ctypedef struct Writer:
     # Constant from writer_create to writer_destroy:
     int wake_fd                   # eventfd(2): the wake-up call
     int spool_fd                  # the ring's file, open because that holds its lock; -1: none
-    int process                   # getpid() where it was made
+    int pid                   # getpid() where it was made
     RecoveryStats recovered                 # what the ring held at the beginning
     bint evicting                 # producers discard old records: tail is under `tail_lock`
     pthread_mutex_t tail_lock
@@ -79,14 +79,14 @@ ctypedef struct Writer:
     # takes waiters for a broadcast to wait for, and in a crash they do not come back.
     line_u64 tail_seq
     # Under `lifecycle`:
-    pthread_mutex_t lifecycle
+    pthread_mutex_t lifecycle_lock
     pthread_t thread
-    bint started                  # `thread` is to be joined
+    bint joinable                  # `thread` is to be joined
     # The writer thread's own:
     Transport transport
     bint past_unfinished                    # the batch begins at `passed`, and not at tail
-    uint64_t first                # position of the first record of the batch
-    uint64_t ends[TRANSPORT_BATCH]      # position behind each record of the batch
+    uint64_t batch_start                # position of the first record of the batch
+    uint64_t batch_ends[TRANSPORT_BATCH]      # position behind each record of the batch
     uint64_t residual_severity       # of transport.residual; under `tail_lock`, as that
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     int memory_tries              # in a row
@@ -133,14 +133,14 @@ cdef inline void writer_await_tail(Writer *writer, uint64_t target_tail,
         while target_tail < lowest and not cas_seq_cst(&writer.min_awaited_tail.value, &lowest,
                                                   target_tail):      # W2 pairs with W1
             pass
-        if load_seq_cst(&writer.ring.at.tail.value) >= target_tail or monotonic_ns() >= end:
+        if load_seq_cst(&writer.ring.positions.tail.value) >= target_tail or monotonic_ns() >= end:
             return
-        wait_while(&writer.tail_seq.value, seen, &deadline)
+        futex_wait(&writer.tail_seq.value, seen, &deadline)
 
 
-cdef inline uint64_t writer_reached(Writer *writer) noexcept nogil:
+cdef inline uint64_t writer_sent_pos(Writer *writer) noexcept nogil:
     """What lies before is sent, or is left out in a crash. Any thread."""
-    return max(load_acquire(&writer.ring.at.tail.value), load_acquire(&writer.crash_sent_pos.value))
+    return max(load_acquire(&writer.ring.positions.tail.value), load_acquire(&writer.crash_sent_pos.value))
 
 
 # --- the tail: moved by the writer, and by producers that discard old records --------------------
@@ -182,7 +182,7 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
         # Who waits for more than this, or came just now, says so again.
         store_seq_cst(&writer.min_awaited_tail.value, NO_WAITER)
         add_seq_cst(&writer.tail_seq.value, 1)
-        wake_all(&writer.tail_seq.value)
+        futex_wake_all(&writer.tail_seq.value)
 
 
 cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:
@@ -211,11 +211,11 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef Ring *ring = &writer.ring
     cdef uint64_t limit = ring_limit(ring, severity) - record_span(length)
     cdef bint locked = writer_lock_tail(writer)
-    cdef uint64_t tail = load_relaxed(&ring.at.tail.value)
+    cdef uint64_t tail = load_relaxed(&ring.positions.tail.value)
     cdef uint64_t position = tail
     cdef uint64_t header
     cdef bint found
-    while load_relaxed(&ring.at.head.value) - position > limit:
+    while load_relaxed(&ring.positions.head.value) - position > limit:
         header = ring_peek(ring, position)
         if header == 0 or writer.transport.partial and writer.past_unfinished:
             break
@@ -232,7 +232,7 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
             writer_enter_outage(writer)
         position += record_span(header & LENGTH_MASK)
     # Also where nothing was discarded: the writer may have been faster.
-    found = load_relaxed(&ring.at.head.value) - position <= limit
+    found = load_relaxed(&ring.positions.head.value) - position <= limit
     if position != tail:
         writer_release(writer, position)
     writer_unlock_tail(writer, locked)

@@ -8,8 +8,8 @@ from posix.unistd cimport close, read
 from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst,
                                store_relaxed, store_release, store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
-from fastlog._backend.send_loop cimport (BACKOFF_MIN, CONNECTING, NO_MEMORY, NO_PEER, PEER_FULL, RING_EMPTY,
-                             STOP_ASKED, Drained, writer_begin, writer_disconnect, writer_drain)
+from fastlog._backend.send_loop cimport (BACKOFF_MIN, DRAIN_CONNECTING, DRAIN_NO_MEMORY, DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_RING_EMPTY,
+                             DRAIN_STOPPED, DrainResult, writer_next_position, writer_disconnect, writer_drain)
 from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
                              pollfd, ppoll, pthread_create, pthread_detach, pthread_join,
                              pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -20,7 +20,7 @@ from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, 
 from fastlog._backend.transport cimport errno_set, transport_close, transport_init, transport_is_network
 from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer, WriterState,
                               writer_enter_outage, writer_lock_tail, writer_offer_socket,
-                              writer_reached, writer_unlock_tail, writer_wake)
+                              writer_sent_pos, writer_unlock_tail, writer_wake)
 
 
 cdef enum:
@@ -60,16 +60,16 @@ cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout
 cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
     """In a crash: the first record's thread may be the one that crashed, and never commit it."""
     cdef Ring *ring = &writer.ring
-    cdef uint64_t begin = writer_begin(writer)
+    cdef uint64_t begin = writer_next_position(writer)
     cdef uint64_t deadline = monotonic_ns() + UNFINISHED_TIMEOUT
     cdef uint64_t head, span
     cdef bint locked
-    while (writer_begin(writer) == begin and not ring_peek(ring, begin)
+    while (writer_next_position(writer) == begin and not ring_peek(ring, begin)
            and monotonic_ns() < deadline):
         writer_pause(writer, MILLISECOND, False)    # other threads only need a moment
     locked = writer_lock_tail(writer)
-    head = load_relaxed(&ring.at.head.value)
-    if begin != head and writer_begin(writer) == begin and not ring_peek(ring, begin):
+    head = load_relaxed(&ring.positions.head.value)
+    if begin != head and writer_next_position(writer) == begin and not ring_peek(ring, begin):
         span = ring_record_span(ring, begin, head)
         store_release(&writer.crash_sent_pos.value,
                       begin + span if span else ring_find_next(ring, begin, head))
@@ -79,29 +79,29 @@ cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
 cdef inline void writer_loop(Writer *writer) noexcept nogil:
     cdef uint64_t linger_max = writer.linger_min * LINGER_GROWTH
     cdef uint64_t linger = writer.linger_min
-    cdef uint64_t tail = load_relaxed(&writer.ring.at.tail.value)
+    cdef uint64_t tail = load_relaxed(&writer.ring.positions.tail.value)
     cdef uint64_t sent = load_relaxed(&writer.counters.sent.value)
-    cdef Drained drained
+    cdef DrainResult result
     while True:
-        drained = writer_drain(writer)
-        if drained == STOP_ASKED:
+        result = writer_drain(writer)
+        if result == DRAIN_STOPPED:
             return
-        elif drained == PEER_FULL:
+        elif result == DRAIN_PEER_FULL:
             writer_pause(writer, 0, True)
-        elif drained == NO_MEMORY:
+        elif result == DRAIN_NO_MEMORY:
             writer_pause(writer, MEMORY_PAUSE, False)
-        elif drained == CONNECTING:
+        elif result == DRAIN_CONNECTING:
             writer_pause(writer, writer.transport.connect_timeout, True)
-        elif drained == NO_PEER:
+        elif result == DRAIN_NO_PEER:
             writer_enter_outage(writer)
             writer.backoff = min(max(2 * writer.backoff, <uint64_t>BACKOFF_MIN),
                                  <uint64_t>BACKOFF_MAX)
             writer_pause(writer, writer.backoff, False)
         elif (load_acquire(&writer.crashing.value)
-              and writer_reached(writer) < load_relaxed(&writer.ring.at.head.value)):
+              and writer_sent_pos(writer) < load_relaxed(&writer.ring.positions.head.value)):
             writer_pass_unfinished(writer)
-        elif load_relaxed(&writer.ring.at.tail.value) != tail:
-            tail = load_relaxed(&writer.ring.at.tail.value)
+        elif load_relaxed(&writer.ring.positions.tail.value) != tail:
+            tail = load_relaxed(&writer.ring.positions.tail.value)
             linger = writer_next_linger(
                 writer, linger, load_relaxed(&writer.counters.sent.value) - sent)
             sent = load_relaxed(&writer.counters.sent.value)
@@ -131,23 +131,23 @@ cdef inline void writer_drain_inline(Writer *writer, uint64_t position,
 
     The caller has made the state AWAKE. No name is looked up: that is not async-signal-safe.
     """
-    cdef Drained drained
-    while writer_reached(writer) < position and monotonic_ns() < deadline:
+    cdef DrainResult result
+    while writer_sent_pos(writer) < position and monotonic_ns() < deadline:
         store_seq_cst(&writer.stop.value, 0)        # another thread may just be closing it
         if writer.transport.fd < 0 and transport_is_network(&writer.transport):
             return
-        drained = writer_drain(writer)
-        if drained == RING_EMPTY:
+        result = writer_drain(writer)
+        if result == DRAIN_RING_EMPTY:
             writer_pass_unfinished(writer)
         else:
-            writer_pause(writer, BACKOFF_MIN, drained == PEER_FULL or drained == CONNECTING)
+            writer_pause(writer, BACKOFF_MIN, result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING)
 
 
 cdef inline void *writer_main(void *argument) noexcept nogil:
     cdef Writer *writer = <Writer *>argument
     cdef bint locked
     # The memory may be another since the last one (ring_detach).
-    writer.prefault_start = load_relaxed(&writer.ring.at.tail.value) & ~(page_size() - 1)
+    writer.prefault_start = load_relaxed(&writer.ring.positions.tail.value) & ~(page_size() - 1)
     writer.prefault_end = writer.prefault_start
     writer_loop(writer)
     locked = writer_lock_tail(writer)
@@ -187,17 +187,17 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     # come between AWAKE and the thread that makes it true: who handles a crash would wait for it.
     sigfillset(&all_signals)
     pthread_sigmask(SIG_SETMASK, &all_signals, &before)
-    pthread_mutex_lock(&writer.lifecycle)
+    pthread_mutex_lock(&writer.lifecycle_lock)
     # Not if it is awake without a thread: then a crash is being handled.
-    if not writer.started and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
+    if not writer.joinable and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
         else:
             pthread_setname_np(writer.thread, "fastlog-writer")
-            writer.started = True
-    pthread_mutex_unlock(&writer.lifecycle)
+            writer.joinable = True
+    pthread_mutex_unlock(&writer.lifecycle_lock)
     pthread_sigmask(SIG_SETMASK, &before, NULL)
     return error
 
@@ -210,8 +210,8 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
     """
     cdef timespec deadline
     cdef bint joined = True
-    pthread_mutex_lock(&writer.lifecycle)
-    if writer.started:
+    pthread_mutex_lock(&writer.lifecycle_lock)
+    if writer.joinable:
         store_seq_cst(&writer.stop.value, 1)
         writer_wake(writer)
         if transport_is_network(&writer.transport):
@@ -222,8 +222,8 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
                 pthread_detach(writer.thread)
         else:
             pthread_join(writer.thread, NULL)
-        writer.started = False
-    pthread_mutex_unlock(&writer.lifecycle)
+        writer.joinable = False
+    pthread_mutex_unlock(&writer.lifecycle_lock)
     return joined
 
 
@@ -251,7 +251,7 @@ cdef inline void writer_discard_inherited(Writer *writer) noexcept nogil:
     munmap(writer, sizeof(Writer))
 
 
-cdef inline bint writer_take_ring(Writer *writer, uint64_t capacity, int fd, bint read_only
+cdef inline bint writer_init_ring(Writer *writer, uint64_t capacity, int fd, bint read_only
                                   ) noexcept nogil:
     """Memory of its own, or a spool with what a dead process left in it. False: see errno."""
     if fd < 0:
@@ -284,10 +284,10 @@ cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int sockty
     writer.linger_min = linger
     writer.spool_fd = spool_fd
     store_relaxed(&writer.min_awaited_tail.value, NO_WAITER)
-    pthread_mutex_init(&writer.lifecycle, NULL)
+    pthread_mutex_init(&writer.lifecycle_lock, NULL)
     pthread_mutex_init(&writer.tail_lock, NULL)
     writer.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-    if writer.wake_fd < 0 or not writer_take_ring(writer, capacity, spool_fd, read_only):
+    if writer.wake_fd < 0 or not writer_init_ring(writer, capacity, spool_fd, read_only):
         error = errno
         writer_destroy(writer)
         errno_set(error)

@@ -25,7 +25,7 @@ from fastlog._core cimport live_writers
 from fastlog._engine.registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
 from fastlog._backend.writer_thread cimport writer_drain_inline
 from fastlog._backend.transport cimport errno_set
-from fastlog._backend.writer cimport AWAKE, STOPPED, Writer, writer_reached, writer_wake
+from fastlog._backend.writer cimport AWAKE, STOPPED, Writer, writer_sent_pos, writer_wake
 
 cdef extern from "<signal.h>" nogil:
     enum:
@@ -68,7 +68,7 @@ cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
                     bint kick) noexcept nogil:
     """Whether this one is done, or will never be."""
     cdef uint64_t stopped = STOPPED
-    if writer_reached(writer) >= position:
+    if writer_sent_pos(writer) >= position:
         return True
     if exchange_seq_cst(&writer.crashing.value, 1) == 0 or kick:
         writer_wake(writer)
@@ -89,11 +89,11 @@ cdef void drain_all() noexcept nogil:
     for i in range(WRITERS_MAX):
         targets[i].writer = load_seq_cst(&registry.writers[i])
         writer = <Writer *>targets[i].writer
-        if writer != NULL and writer.process != getpid():     # the parent's
+        if writer != NULL and writer.pid != getpid():     # the parent's
             targets[i].writer = 0
         elif writer != NULL:
             # Other threads may go on logging, and would keep us here.
-            targets[i].position = load_acquire(&writer.ring.at.head.value)
+            targets[i].position = load_acquire(&writer.ring.positions.head.value)
     while not done and monotonic_ns() < deadline:
         done = True
         for i in range(WRITERS_MAX):

@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 
 from fastlog._backend.atomics cimport (exchange_seq_cst, load_acquire, load_relaxed,
                                        store_relaxed)
-from fastlog._backend.counters cimport EVICTED, FULL, LOSSES, SEVERITIES, UNSENDABLE, count_lost
+from fastlog._backend.counters cimport EVICTED, FULL, LOSSES, SEVERITIES, UNSENDABLE, sum_losses
 from fastlog._backend.writer cimport Writer
 from fastlog._core cimport Engine, engine_writer
 
@@ -31,8 +31,8 @@ def counters(Engine engine):
     cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
     cdef uint64_t dropped = sum(losses[:EVICTED * SEVERITIES])
     cdef uint64_t discarded = sum(losses[EVICTED * SEVERITIES:])
-    cdef uint64_t tail = load_acquire(&writer.ring.at.tail.value)
-    cdef uint64_t used = load_relaxed(&writer.ring.at.head.value) - tail
+    cdef uint64_t tail = load_acquire(&writer.ring.positions.tail.value)
+    cdef uint64_t used = load_relaxed(&writer.ring.positions.head.value) - tail
     return dict(
         submitted=accepted + dropped,
         accepted=accepted,
@@ -66,7 +66,7 @@ def poll_outage(Engine engine):
         reported = load_relaxed(&engine.reported_epoch)
         if epoch == reported:
             return None
-        lost = count_lost(&writer.counters, FULL, UNSENDABLE)
+        lost = sum_losses(&writer.counters, FULL, UNSENDABLE)
         newly_lost = lost - engine.reported_lost
         store_relaxed(&engine.reported_epoch, epoch)
         if epoch % 2 == 0:

@@ -23,10 +23,10 @@ def recovery_stats(Engine engine):
 def read_records(Engine engine):
     """Return the records in the ring as bytes, oldest first."""
     cdef Ring *ring = &engine_writer(engine).ring
-    cdef uint64_t position = load_relaxed(&ring.at.tail.value)
+    cdef uint64_t position = load_relaxed(&ring.positions.tail.value)
     cdef uint64_t header
     records = []
-    while position < load_relaxed(&ring.at.head.value):
+    while position < load_relaxed(&ring.positions.head.value):
         header = ring_peek(ring, position)
         if not header & DISCARDED:
             records.append(record_bytes(ring_at(ring, position))[:header & LENGTH_MASK])
@@ -38,10 +38,10 @@ def release_first(Engine engine):
     """Remove the oldest record from the ring and count it as sent: another engine sent it."""
     cdef Writer *writer = engine_writer(engine)
     cdef Ring *ring = &writer.ring
-    cdef uint64_t position = load_relaxed(&ring.at.tail.value)
+    cdef uint64_t position = load_relaxed(&ring.positions.tail.value)
     cdef uint64_t header
     cdef bint is_past_record = False
-    while position < load_relaxed(&ring.at.head.value):
+    while position < load_relaxed(&ring.positions.head.value):
         header = ring_peek(ring, position)
         if not header & DISCARDED:
             if is_past_record:

@@ -28,11 +28,11 @@ cdef class PyRing:
 
     @property
     def head(self):
-        return load_relaxed(&self.ring.at.head.value)
+        return load_relaxed(&self.ring.positions.head.value)
 
     @property
     def tail(self):
-        return load_relaxed(&self.ring.at.tail.value)
+        return load_relaxed(&self.ring.positions.tail.value)
 
     @property
     def used(self):
@@ -68,10 +68,10 @@ cdef class PyRing:
 
     def release_half(self, uint64_t position, uint64_t zeroed):
         """What is left of a release that ends when it has zeroed up to `zeroed`."""
-        store_relaxed(&self.ring.at.sent_pos.value, position)
+        store_relaxed(&self.ring.positions.sent_pos.value, position)
         ring_zero(&self.ring, self.tail, zeroed)
 
-    def shorten(self, uint64_t position, uint64_t length):
+    def truncate(self, uint64_t position, uint64_t length):
         ring_truncate(&self.ring, position, length)
 
     def damage(self, uint64_t position, uint64_t header):
@@ -79,11 +79,11 @@ cdef class PyRing:
         (<uint64_t *>ring_at(&self.ring, position))[0] = header
 
     def damage_positions(self, uint64_t head, uint64_t tail, uint64_t done):
-        store_relaxed(&self.ring.at.head.value, head)
-        store_relaxed(&self.ring.at.tail.value, tail)
-        store_relaxed(&self.ring.at.sent_pos.value, done)
+        store_relaxed(&self.ring.positions.head.value, head)
+        store_relaxed(&self.ring.positions.tail.value, tail)
+        store_relaxed(&self.ring.positions.sent_pos.value, done)
 
-    def mend(self):
+    def recover(self):
         """(committed, unfinished, damaged bytes), or None if the positions make no sense."""
         cdef RecoveryStats found
         cdef bint done

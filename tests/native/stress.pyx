@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from fastlog._backend.atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
-from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_lost
+from fastlog._backend.counters cimport EVICTED, UNSENDABLE, sum_losses
 from fastlog._backend.posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
 from fastlog._backend.ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                             ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
@@ -135,7 +135,7 @@ cdef Record *producer_reserve(Run *run, size_t length, uint64_t severity,
                 return record
             sched_yield()
             continue
-        tail = load_acquire(&run.ring.at.tail.value)
+        tail = load_acquire(&run.ring.positions.tail.value)
         record = ring_try_reserve(run.ring, length, severity, used)
         if record != NULL:
             return record
@@ -152,9 +152,9 @@ cdef void producer_notify(Run *run, bint at_once) noexcept nogil:
         run_fail(run, NO_THREAD)
     elif run.paced:
         # No second call: the one above must have been enough.
-        target = load_relaxed(&run.ring.at.head.value)
+        target = load_relaxed(&run.ring.positions.head.value)
         writer_await_tail(run.writer, target, STUCK_SECONDS * <uint64_t>1_000_000_000)
-        if load_acquire(&run.ring.at.tail.value) < target:
+        if load_acquire(&run.ring.positions.tail.value) < target:
             run_fail(run, MISSED_WAKEUP)
 
 
@@ -227,7 +227,7 @@ cdef void *restarter_main(void *argument) noexcept nogil:
     """Stop the writer over and over; records and flushes start it again."""
     cdef Run *run = <Run *>argument
     while not load_acquire(&run.finished):
-        writer_await_tail(run.writer, load_acquire(&run.ring.at.tail.value) + 1, MILLISECOND)
+        writer_await_tail(run.writer, load_acquire(&run.ring.positions.tail.value) + 1, MILLISECOND)
         writer_stop(run.writer)
         add_relaxed(&run.restarts, 1)
     return NULL
@@ -239,14 +239,14 @@ cdef void *flusher_main(void *argument) noexcept nogil:
     cdef Writer *writer = run.writer
     cdef uint64_t target, gone
     while not load_acquire(&run.finished):
-        target = load_relaxed(&run.ring.at.head.value)
-        while load_acquire(&run.ring.at.tail.value) < target and not load_acquire(&run.finished):
+        target = load_relaxed(&run.ring.positions.head.value)
+        while load_acquire(&run.ring.positions.tail.value) < target and not load_acquire(&run.finished):
             if writer_notify(writer, True) != 0:
                 run_fail(run, NO_THREAD)
             writer_await_tail(writer, target, 10 * MILLISECOND)
         add_relaxed(&run.flushes, 1)
         gone = (load_acquire(&writer.counters.sent.value)
-                + count_lost(&writer.counters, EVICTED, UNSENDABLE))
+                + sum_losses(&writer.counters, EVICTED, UNSENDABLE))
         if gone > load_relaxed(&writer.counters.accepted.value):
             run_fail(run, BAD_SUMS)
         sched_yield()
@@ -289,7 +289,7 @@ cdef bint ring_is_clean(Ring *ring) noexcept nogil:
     for index in range(ring.capacity):
         if ring.memory[index] != 0:
             return False
-    return load_relaxed(&ring.at.head.value) == load_relaxed(&ring.at.tail.value)
+    return load_relaxed(&ring.positions.head.value) == load_relaxed(&ring.positions.tail.value)
 
 
 cdef int raise_failure(Run *run) except -1:
@@ -333,7 +333,7 @@ cdef dict writer_counters(Run *run):
     counters = {
         "accepted": load_relaxed(&writer.counters.accepted.value),
         "sent": load_relaxed(&writer.counters.sent.value),
-        "discarded": count_lost(&writer.counters, EVICTED, UNSENDABLE),
+        "discarded": sum_losses(&writer.counters, EVICTED, UNSENDABLE),
         "send_errors": load_relaxed(&writer.counters.send_errors),
         "high_watermark": load_relaxed(&writer.counters.high_watermark),
         "wakeups": load_relaxed(&writer.counters.wakeups),

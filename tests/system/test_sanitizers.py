@@ -60,14 +60,14 @@ def test_clean(sanitized, code):
 
 
 @pytest.mark.parametrize("label, file, old, new", [
-    ("C1", "_backend/ring.pxd", "store_seq_cst(&record.word, COMMITTED",
-     "store_relaxed(&record.word, COMMITTED"),
-    ("P1", "_backend/ring.pxd", "load_acquire(&ring_at(ring, position).word)     # P1",
-     "load_relaxed(&ring_at(ring, position).word)     # P1"),
-    ("R1", "_backend/ring.pxd", "store_seq_cst(&ring.at.tail.value, position)",
-     "store_relaxed(&ring.at.tail.value, position)"),
-    ("A1", "_backend/ring.pxd", "head + span - load_acquire(&ring.at.tail.value)",
-     "head + span - load_relaxed(&ring.at.tail.value)"),
+    ("C1", "_backend/ring.pxd", "store_seq_cst(&record.header, COMMITTED",
+     "store_relaxed(&record.header, COMMITTED"),
+    ("P1", "_backend/ring.pxd", "load_acquire(&ring_at(ring, position).header)     # P1",
+     "load_relaxed(&ring_at(ring, position).header)     # P1"),
+    ("R1", "_backend/ring.pxd", "store_seq_cst(&ring.positions.tail.value, position)",
+     "store_relaxed(&ring.positions.tail.value, position)"),
+    ("A1", "_backend/ring.pxd", "head + span - load_acquire(&ring.positions.tail.value)",
+     "head + span - load_relaxed(&ring.positions.tail.value)"),
 ])
 def test_weakened_order_is_reported(tmp_path, build_native, gcc, label, file, old, new):
     """With one acquire or release made relaxed, ThreadSanitizer reports a data race."""

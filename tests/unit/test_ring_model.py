@@ -123,7 +123,7 @@ class RingMachine(RuleBasedStateMachine):
         entry = data.draw(st.sampled_from([candidate for candidate in self.committed_prefix()
                                            if len(candidate.data or b"") > 1]))
         length = data.draw(st.integers(1, len(entry.data) - 1))
-        self.ring.shorten(entry.position, length)
+        self.ring.truncate(entry.position, length)
         rest = entry.span - compute_span(length)
         entry.data, entry.span, entry.is_truncated = entry.data[:length], compute_span(length), True
         if rest:
@@ -135,7 +135,7 @@ class RingMachine(RuleBasedStateMachine):
         """Recovery after a crash skips uncommitted records and keeps all others."""
         unfinished = [entry for entry in self.model if not entry.is_committed]
         intact = [entry for entry in self.model if entry.is_committed and entry.data is not None]
-        assert self.ring.mend() == (len(intact), len(unfinished), 0)
+        assert self.ring.recover() == (len(intact), len(unfinished), 0)
         for entry in unfinished:
             entry.data, entry.is_committed = None, True
 
@@ -163,7 +163,7 @@ class RingMachine(RuleBasedStateMachine):
                 st.one_of(st.just(0), st.integers(0, 2**64 - 1), st.integers(0, 2**20))))
         intact = [entry.data for entry in self.model
                   if entry not in damaged and entry.is_committed and entry.data is not None]
-        assert self.ring.mend() is not None
+        assert self.ring.recover() is not None
         entries = self.read_all()
         recovered = iter([entry.data for entry in entries])
         assert all(any(data == candidate for candidate in recovered) for data in intact)
@@ -189,7 +189,7 @@ class RingMachine(RuleBasedStateMachine):
                     and head - tail <= CAPACITY and head <= 1 << 62)
         if not is_valid:
             self.ring.damage_positions(*positions)
-            assert self.ring.mend() is None
+            assert self.ring.recover() is None
             self.ring.damage_positions(original_head, original_tail, original_tail)
 
     @invariant()
