@@ -10,6 +10,7 @@ from fastlog._backend.atomics cimport (add_relaxed, exchange_seq_cst, load_acqui
 from fastlog._backend.clock cimport MILLISECOND
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
 from fastlog._backend.framing cimport frame_sanitize, frame_truncate
+from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport SOCK_STREAM, iovec
 from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, Ring, page_size, record_bytes,
                             record_span, ring_at, ring_peek, ring_prefault, ring_truncate,
@@ -44,7 +45,7 @@ cdef inline uint64_t writer_next_position(Writer *writer) noexcept nogil:
     cdef uint64_t tail = load_relaxed(&writer.ring.positions.tail.value)
     cdef uint64_t crash_sent_pos = load_relaxed(&writer.crash_sent_pos.value)
     writer.past_unfinished = crash_sent_pos > tail and (
-        writer.transport.partial != 0           # half of that one is on its way
+        writer.half_sent.partial != 0           # half of that one is on its way
         or load_relaxed(&writer.crashing.value) and not ring_peek(&writer.ring, tail))
     return crash_sent_pos if writer.past_unfinished else tail
 
@@ -101,9 +102,10 @@ cdef inline void writer_count_error(Writer *writer, int error) noexcept nogil:
 
 
 cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
-    if writer.transport.residual != NULL:          # so its other half goes nowhere
-        count_loss(&writer.counters, EVICTED, writer.residual_severity)
+    if writer.half_sent.residual != NULL:          # so its other half goes nowhere
+        count_loss(&writer.counters, EVICTED, writer.half_sent.residual_severity)
         writer_enter_outage(writer)
+    half_sent_reset(&writer.half_sent)
     transport_close(&writer.transport)
     store_relaxed(&writer.has_socket, 0)
 
@@ -154,12 +156,12 @@ cdef inline void writer_handle_too_long(Writer *writer) noexcept nogil:
 cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
     cdef int count = writer_gather(writer)
     cdef int sent
-    cdef bint residual = writer.transport.residual != NULL
+    cdef bint had_residual = writer.half_sent.residual != NULL
     cdef ErrnoClass outcome
     if count == 0:
         return DRAIN_RING_EMPTY
-    sent = transport_send(&writer.transport, count)
-    if residual and writer.transport.residual == NULL:
+    sent = transport_send(&writer.transport, &writer.half_sent, count)
+    if had_residual and writer.half_sent.residual == NULL:
         count_owned(&writer.counters.sent.value, 1)
     if sent >= 0:
         writer.backoff = 0

@@ -6,12 +6,12 @@ from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMFILE, EMSGS
                          ENOBUFS, ENOMEM, ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, ETOOMANYREFS,
                          errno)
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 from posix.unistd cimport close, pwrite
 
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns
+from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
 from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
                              CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
                              F_SEAL_SHRINK, F_SEAL_WRITE, IPPROTO_TCP, MFD_ALLOW_SEALING,
@@ -65,10 +65,6 @@ ctypedef struct Transport:
     bint adopting                 # sockets are connected elsewhere and handed over
     bint blocking_send                  # a send to a unix datagram socket may wait, SEND_TIMEOUT each
     int send_flags                # of fd
-    size_t partial                # stream: bytes of the first record already sent
-    char *residual                   # stream: the rest of a record that has left the ring; or NULL
-    size_t residual_size
-    size_t residual_sent
     bint sanitize_stream                   # stream in a datagram socket's place: nothing frames the records
     iovec parts[TRANSPORT_BATCH]  # the batch: one part for each record
     mmsghdr messages[TRANSPORT_BATCH]
@@ -103,11 +99,6 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
         close(transport.fd)
         transport.fd = -1
     transport.connecting = False
-    # A half-sent record is sent whole on the next connection; one set residual is lost, which the
-    # caller has counted.
-    transport.partial = 0
-    free(transport.residual)
-    transport.residual = NULL
 
 
 # --- connecting --------------------------------------------------------------------------------
@@ -263,37 +254,24 @@ cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
     return RECONNECT
 
 
-cdef inline bint transport_save_residual(Transport *transport, const char *record,
-                                     size_t length) noexcept nogil:
-    """Keep what is left of the half-sent first record, so that it can leave the ring."""
-    cdef size_t rest = length - transport.partial
-    cdef char *copy = <char *>malloc(rest)
-    if copy == NULL:
-        return False
-    memcpy(copy, record + transport.partial, rest)
-    transport.residual = copy
-    transport.residual_size = rest
-    transport.residual_sent = 0
-    transport.partial = 0
-    return True
-
-
-cdef inline bint transport_send_residual(Transport *transport) noexcept nogil:
-    """Send what was set residual. False, with errno set, while that is not all gone."""
-    cdef ssize_t size = send(transport.fd, transport.residual + transport.residual_sent,
-                             transport.residual_size - transport.residual_sent, transport.send_flags)
+cdef inline bint transport_send_residual(Transport *transport,
+                                         HalfSent *half_sent) noexcept nogil:
+    """Send the residual. Return False, with errno set, while some of it is left."""
+    cdef ssize_t size = send(transport.fd, half_sent.residual + half_sent.residual_sent,
+                             half_sent.residual_size - half_sent.residual_sent,
+                             transport.send_flags)
     if size < 0:
         return False
-    transport.residual_sent += size
-    if transport.residual_sent < transport.residual_size:
+    half_sent.residual_sent += size
+    if half_sent.residual_sent < half_sent.residual_size:
         errno_set(EAGAIN)
         return False
-    free(transport.residual)
-    transport.residual = NULL
+    half_sent_free_residual(half_sent)
     return True
 
 
-cdef inline int transport_send_stream(Transport *transport, int count) noexcept nogil:
+cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
+                                      int count) noexcept nogil:
     cdef iovec first = transport.parts[0]
     cdef msghdr message
     cdef ssize_t size
@@ -304,22 +282,22 @@ cdef inline int transport_send_stream(Transport *transport, int count) noexcept 
     if recv(transport.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
         errno_set(EPIPE)
         return -1
-    if transport.residual != NULL and not transport_send_residual(transport):
+    if half_sent.residual != NULL and not transport_send_residual(transport, half_sent):
         return -1
     memset(&message, 0, sizeof(msghdr))
     message.msg_iov = transport.parts
     message.msg_iovlen = count
-    transport.parts[0].iov_base = <char *>first.iov_base + transport.partial
-    transport.parts[0].iov_len = first.iov_len - transport.partial
+    transport.parts[0].iov_base = <char *>first.iov_base + half_sent.partial
+    transport.parts[0].iov_len = first.iov_len - half_sent.partial
     size = sendmsg(transport.fd, &message, transport.send_flags)
     transport.parts[0] = first
     if size < 0:
         return -1
-    size += transport.partial
+    size += half_sent.partial
     while whole < count and <size_t>size >= transport.parts[whole].iov_len:
         size -= transport.parts[whole].iov_len
         whole += 1
-    transport.partial = size
+    half_sent.partial = size
     return whole
 
 
@@ -373,7 +351,8 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     return -1 if sent < 0 else 1
 
 
-cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
+cdef inline int transport_send(Transport *transport, HalfSent *half_sent,
+                               int count) noexcept nogil:
     """Send `parts[:count]`; blocks for at most SEND_TIMEOUT a record, and only if `blocking_send`.
 
     Returns how many records went out whole, possibly 0, or -1 with errno set:
@@ -383,7 +362,7 @@ cdef inline int transport_send(Transport *transport, int count) noexcept nogil:
     cdef int result
     while True:
         if transport.connected_socktype == SOCK_STREAM:
-            result = transport_send_stream(transport, count)
+            result = transport_send_stream(transport, half_sent, count)
         elif count == 1:
             result = <int>send(transport.fd, transport.parts[0].iov_base,
                                transport.parts[0].iov_len, transport.send_flags)

@@ -31,11 +31,12 @@ from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, exc
                                store_seq_cst, futex_wait, futex_wake_all)
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._backend.counters cimport EVICTED, Counters, count_loss
+from fastlog._backend.half_sent cimport HalfSent, half_sent_save
 from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock, pthread_mutex_trylock,
                              pthread_mutex_unlock, pthread_t)
 from fastlog._backend.ring cimport (LENGTH_MASK, DISCARDED, RecoveryStats, Ring, record_bytes, record_span, ring_at,
                             ring_limit, ring_peek, ring_release, ring_used, header_severity)
-from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport, transport_save_residual
+from fastlog._backend.transport cimport TRANSPORT_BATCH, Transport
 
 
 cdef extern from *:
@@ -73,6 +74,7 @@ ctypedef struct Writer:
     RecoveryStats recovered                 # what the ring held at the beginning
     bint evicting                 # producers discard old records: tail is under `tail_lock`
     pthread_mutex_t tail_lock
+    HalfSent half_sent            # under `tail_lock`, if `evicting`
     bint tail_lock_lost           # its holder has crashed
     uint64_t linger_min           # ns; 0: no lingering
     # Counts how often tail reached `target_tail`. A futex and no condition variable: of those a signal
@@ -87,7 +89,6 @@ ctypedef struct Writer:
     bint past_unfinished                    # the batch begins at `passed`, and not at tail
     uint64_t batch_start                # position of the first record of the batch
     uint64_t batch_ends[TRANSPORT_BATCH]      # position behind each record of the batch
-    uint64_t residual_severity       # of transport.residual; under `tail_lock`, as that
     uint64_t backoff              # ns to the next connect; 0 after a send that worked
     int memory_tries              # in a row
     bint was_connected
@@ -217,16 +218,15 @@ cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity
     cdef bint found
     while load_relaxed(&ring.positions.head.value) - position > limit:
         header = ring_peek(ring, position)
-        if header == 0 or writer.transport.partial and writer.past_unfinished:
+        if header == 0 or writer.half_sent.partial and writer.past_unfinished:
             break
         if header & DISCARDED:
             pass
-        elif writer.transport.partial:
+        elif writer.half_sent.partial:
             # Half of the first one is on its way: the other half has to follow.
-            if not transport_save_residual(&writer.transport, record_bytes(ring_at(ring, position)),
-                                       header & LENGTH_MASK):
+            if not half_sent_save(&writer.half_sent, record_bytes(ring_at(ring, position)),
+                                  header & LENGTH_MASK, header_severity(header)):
                 break
-            writer.residual_severity = header_severity(header)
         else:
             count_loss(&writer.counters, EVICTED, header_severity(header))
             writer_enter_outage(writer)

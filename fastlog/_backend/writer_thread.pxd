@@ -10,6 +10,7 @@ from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, l
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._backend.send_loop cimport (BACKOFF_MIN, DRAIN_CONNECTING, DRAIN_NO_MEMORY, DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_RING_EMPTY,
                              DRAIN_STOPPED, DrainResult, writer_next_position, writer_disconnect, writer_drain)
+from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
                              pollfd, ppoll, pthread_create, pthread_detach, pthread_join,
                              pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -230,6 +231,7 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
     """Free everything. No thread may use the writer, and its own must have been stopped."""
     writer_offer_socket(writer, -1)
+    half_sent_reset(&writer.half_sent)
     transport_close(&writer.transport)
     ring_destroy(&writer.ring)
     if writer.wake_fd >= 0:
