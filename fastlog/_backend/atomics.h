@@ -1,9 +1,11 @@
-/* C11 atomics under names that carry the memory order.
+/* C11 atomics whose names carry the memory order, and futexes on them.
  *
- * Cython has no stdatomic, and the default order of C's operators on _Atomic
- * objects (seq_cst) would hide which order a line needs. Only the operations
- * that the ring and the writer use are here. There are no fences:
- * ThreadSanitizer cannot see them.
+ * Cython does not declare <stdatomic.h>, and the default order of C's
+ * operators on _Atomic objects (seq_cst) would hide which order a line needs.
+ * This file holds only the operations that the ring and the writer use. None
+ * of them is a fence, because ThreadSanitizer does not see fences.
+ *
+ * Any thread may call these functions. They are async-signal-safe.
  */
 #ifndef FASTLOG_ATOMICS_H
 #define FASTLOG_ATOMICS_H
@@ -18,15 +20,15 @@
 
 typedef _Atomic(uint64_t) atomic_u64;
 
-/* A 64-bit atomic with a cache line of its own, so that the thread which
- * stores it does not slow down readers of its neighbours. */
+/* A 64-bit atomic alone on its cache line, so that the thread that stores it
+ * does not slow down threads that read its neighbours. */
 typedef struct {
     _Alignas(64) atomic_u64 value;
 } line_u64;
 
 _Static_assert(sizeof(atomic_u64) == 8, "a record header is one 8-byte word");
-_Static_assert(sizeof(line_u64) == 64, "one cache line each");
-_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "a crash handler reads these");
+_Static_assert(sizeof(line_u64) == 64, "an atomic fills its cache line");
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "signal handlers read these");
 
 static inline uint64_t load_relaxed(const atomic_u64 *object)
 {
@@ -58,6 +60,7 @@ static inline void store_seq_cst(atomic_u64 *object, uint64_t value)
     atomic_store_explicit(object, value, memory_order_seq_cst);
 }
 
+/* Return the previous value, as add_relaxed() and add_seq_cst() do. */
 static inline uint64_t exchange_seq_cst(atomic_u64 *object, uint64_t value)
 {
     return atomic_exchange_explicit(object, value, memory_order_seq_cst);
@@ -73,7 +76,9 @@ static inline uint64_t add_seq_cst(atomic_u64 *object, uint64_t value)
     return atomic_fetch_add_explicit(object, value, memory_order_seq_cst);
 }
 
-/* Fails only if *object != *expected; then *expected is reloaded. */
+/* Store `desired` if *object == *expected. Return whether it was stored. After
+ * a failure *expected holds the value found. This cas is strong: it does not
+ * fail spuriously. */
 static inline int cas_seq_cst(atomic_u64 *object, uint64_t *expected,
                               uint64_t desired)
 {
@@ -81,7 +86,8 @@ static inline int cas_seq_cst(atomic_u64 *object, uint64_t *expected,
         object, expected, desired, memory_order_seq_cst, memory_order_seq_cst);
 }
 
-/* Weak: may fail although *object == *expected; then *expected is reloaded. */
+/* As cas_seq_cst(), but weak: it may fail although *object == *expected. Call
+ * it in a loop. */
 static inline int cas_relaxed(atomic_u64 *object, uint64_t *expected,
                               uint64_t desired)
 {
@@ -89,33 +95,34 @@ static inline int cas_relaxed(atomic_u64 *object, uint64_t *expected,
         object, expected, desired, memory_order_relaxed, memory_order_relaxed);
 }
 
-/* futex(2) has one number for each size of time_t where long has 32 bits. */
+/* Where long has 32 bits, futex(2) has one system call for each size of time_t. */
 #ifdef SYS_futex_time64
 #define FASTLOG_FUTEX (sizeof(time_t) > sizeof(long) ? SYS_futex_time64 : SYS_futex)
 #else
 #define FASTLOG_FUTEX SYS_futex
 #endif
 
-/* What a futex looks at: the low 32 bits. */
-static inline uint32_t *fastlog_low_half(atomic_u64 *object)
+/* Return the 32 bits that the kernel compares: the low half of the object. */
+static inline uint32_t *fastlog_futex_word(atomic_u64 *object)
 {
     return (uint32_t *)object + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
 }
 
-/* Sleep while the object is `seen`, until CLOCK_MONOTONIC is `deadline` at the
- * latest; may come back earlier. */
-static inline void futex_wait(atomic_u64 *object, uint64_t seen,
+/* Sleep while the low half of the object equals that of `expected`, at most
+ * until `deadline` on CLOCK_MONOTONIC. May return early. */
+static inline void futex_wait(atomic_u64 *object, uint64_t expected,
                               const struct timespec *deadline)
 {
-    syscall(FASTLOG_FUTEX, fastlog_low_half(object),
-            FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (uint32_t)seen, deadline,
+    syscall(FASTLOG_FUTEX, fastlog_futex_word(object),
+            FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (uint32_t)expected, deadline,
             NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
-/* Wake all who futex_wait(). Async-signal-safe, and waits for none of them. */
+/* Wake every thread that sleeps in futex_wait() on the object. Do not wait for
+ * any of them. */
 static inline void futex_wake_all(atomic_u64 *object)
 {
-    syscall(FASTLOG_FUTEX, fastlog_low_half(object),
+    syscall(FASTLOG_FUTEX, fastlog_futex_word(object),
             FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
 }
 

@@ -1,11 +1,11 @@
-"""C11 atomics; each name ends with its memory order (see _backend/atomics.h)."""
+"""C11 atomics whose names end with the memory order, and futexes. See _backend/atomics.h."""
 from libc.stdint cimport uint64_t
 from posix.time cimport timespec
 
 cdef extern from "_backend/atomics.h" nogil:
     ctypedef struct atomic_u64:
         pass
-    ctypedef struct line_u64:      # an atomic_u64 on a cache line of its own
+    ctypedef struct line_u64:      # an atomic_u64 alone on its cache line
         atomic_u64 value
 
     uint64_t load_relaxed(const atomic_u64 *obj) noexcept
@@ -19,5 +19,5 @@ cdef extern from "_backend/atomics.h" nogil:
     uint64_t add_seq_cst(atomic_u64 *obj, uint64_t value) noexcept
     int cas_seq_cst(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
     int cas_relaxed(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
-    void futex_wait(atomic_u64 *obj, uint64_t seen, const timespec *deadline) noexcept
+    void futex_wait(atomic_u64 *obj, uint64_t expected, const timespec *deadline) noexcept
     void futex_wake_all(atomic_u64 *obj) noexcept
