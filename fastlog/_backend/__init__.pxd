@@ -1,1 +1,1 @@
-"""The ring and its writer: header-only native code that knows nothing of Python."""
+"""The ring and its writer: header-only native code that needs neither Python nor the GIL."""

@@ -1,5 +1,7 @@
-"""What the native units use of the C library and Cython does not declare itself."""
+"""The part of the C library that Cython does not declare, and the size of a page."""
+from libc.stdint cimport uint64_t
 from posix.time cimport timespec
+from posix.unistd cimport _SC_PAGESIZE, sysconf
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -84,7 +86,7 @@ cdef extern from "<sys/time.h>" nogil:
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
         unsigned short sun_family
-        char sun_path[108]        # unix(7); no terminating NUL needed at full length
+        char sun_path[108]        # unix(7), at full length without a terminating NUL
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
@@ -150,3 +152,8 @@ cdef extern from "<sys/eventfd.h>" nogil:
         EFD_CLOEXEC
         EFD_NONBLOCK
     int eventfd(unsigned int value, int flags) noexcept
+
+
+cdef inline uint64_t page_size() noexcept nogil:
+    """Return the bytes of a page. Any thread. Async-signal-safe."""
+    return <uint64_t>sysconf(_SC_PAGESIZE)

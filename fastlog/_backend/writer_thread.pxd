@@ -1,57 +1,66 @@
-"""The writer's thread: when it looks at the ring, how it waits, how it starts and ends."""
+"""The writer's thread: when it polls the ring, how it waits, how it starts and stops."""
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint64_t
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, read
 
-from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst,
-                               store_relaxed, store_release, store_seq_cst)
+from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed,
+                                       load_seq_cst, store_relaxed, store_release, store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
-from fastlog._backend.send_loop cimport (BACKOFF_MIN, DRAIN_CONNECTING, DRAIN_NO_MEMORY, DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_RING_EMPTY,
-                             DRAIN_STOPPED, DrainResult, writer_next_position, writer_disconnect, writer_drain)
 from fastlog._backend.half_sent cimport half_sent_reset
-from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK, eventfd,
-                             pollfd, ppoll, pthread_create, pthread_detach, pthread_join,
-                             pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-                             pthread_setname_np, pthread_sigmask, pthread_timedjoin_np,
-                             sigfillset, sigset_t)
-from fastlog._backend.ring cimport (Ring, page_size, ring_create, ring_destroy, ring_record_span, ring_is_ready,
-                            ring_map, ring_recover, ring_find_next, ring_peek)
-from fastlog._backend.transport cimport errno_set, transport_close, transport_init, transport_is_network
-from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer, WriterState,
-                              writer_enter_outage, writer_lock_tail, writer_offer_socket,
-                              writer_sent_pos, writer_unlock_tail, writer_wake)
+from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK,
+                                     eventfd, page_size, pollfd, ppoll, pthread_create,
+                                     pthread_detach, pthread_join, pthread_mutex_init,
+                                     pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
+                                     pthread_sigmask, pthread_timedjoin_np, sigfillset, sigset_t)
+from fastlog._backend.ring cimport (Ring, ring_create, ring_destroy, ring_find_next, ring_is_ready,
+                                    ring_map, ring_peek, ring_record_span, ring_recover)
+from fastlog._backend.send_loop cimport (BACKOFF_MIN, DRAIN_CONNECTING, DRAIN_NO_MEMORY,
+                                         DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_RING_EMPTY,
+                                         DRAIN_STOPPED, DrainResult, writer_disconnect,
+                                         writer_drain, writer_next_position)
+from fastlog._backend.transport cimport (errno_set, transport_close, transport_init,
+                                         transport_is_network)
+from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer,
+                                      WriterState, writer_enter_outage, writer_lock_tail,
+                                      writer_offer_socket, writer_sent_pos, writer_unlock_tail,
+                                      writer_wake)
 
 
 cdef enum:
-    LINGER_GROWTH = 16            # the longest linger, in shortest ones
-    LINGER_STEP = 4               # by which it grows
-    FEW_RECORDS = 2               # found by a look: it could have come later
-    MANY_RECORDS = 8              # the next one is to come sooner
-    BACKOFF_MAX = 1000 * MILLISECOND
-    MEMORY_PAUSE = 10 * MILLISECOND
-    UNFINISHED_TIMEOUT = 20 * MILLISECOND    # for a record that is being written, in a crash
-    RESOLVER_TIMEOUT = 1         # s
+    LINGER_GROWTH = 16            # the longest linger interval divided by the shortest
+    LINGER_STEP = 4               # the factor by which the interval grows
+    FEW_RECORDS = 2               # a poll that finds at most this many records came too early
+    MANY_RECORDS = 8              # a poll that finds at least this many records came too late
+    BACKOFF_MAX = 1000 * MILLISECOND         # ns of the longest pause between two connects
+    MEMORY_PAUSE = 10 * MILLISECOND          # ns after the kernel had no memory
+    UNFINISHED_TIMEOUT = 20 * MILLISECOND    # ns to wait in a crash for a record to be committed
+    RESOLVER_TIMEOUT = 1          # s to wait for a thread that may be looking a name up
 
 
-cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint for_space) noexcept nogil:
-    """Wait for a wake-up call, for `timeout` ns (0: no limit), or for space in the peer's queue."""
+# --- the thread, or in a crash without one the signal handler -------------------------------------
+
+cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint await_writable) noexcept nogil:
+    """Wait for a wakeup, at most `timeout` ns. A `timeout` of 0 is unlimited.
+
+    With `await_writable`, wait no longer than until the socket is writable.
+    """
     cdef pollfd descriptors[2]
     cdef timespec limit = to_timespec(timeout)
-    cdef uint64_t calls = 0
+    cdef uint64_t wakeups = 0
     descriptors[0].fd = writer.wake_fd
     descriptors[0].events = POLLIN
     descriptors[0].revents = 0
     descriptors[1].fd = writer.transport.fd
     descriptors[1].events = POLLOUT
-    ppoll(descriptors, 2 if for_space else 1, &limit if timeout else NULL, NULL)
+    ppoll(descriptors, 2 if await_writable else 1, &limit if timeout else NULL, NULL)
     if descriptors[0].revents:
-        read(writer.wake_fd, &calls, sizeof(calls))
+        read(writer.wake_fd, &wakeups, sizeof(wakeups))
 
 
 cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout) noexcept nogil:
-    """Wait for records, in a state that producers can see."""
+    """Wait for records in `state`, LINGERING or SLEEPING. `timeout` is as for writer_pause()."""
     store_seq_cst(&writer.state.value, state)                   # S2 pairs with S1
     if not ring_is_ready(&writer.ring) and not load_seq_cst(&writer.stop.value):
         writer_pause(writer, timeout, False)
@@ -59,15 +68,20 @@ cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout
 
 
 cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
-    """In a crash: the first record's thread may be the one that crashed, and never commit it."""
+    """In a crash, pass the first record if it is not committed in time.
+
+    Its producer may be the thread that crashed, and then it is never committed.
+    """
     cdef Ring *ring = &writer.ring
+    # These calls are made without the tail. A wrong answer does no harm, because the position is
+    # checked again once the tail is locked.
     cdef uint64_t begin = writer_next_position(writer)
     cdef uint64_t deadline = monotonic_ns() + UNFINISHED_TIMEOUT
     cdef uint64_t head, span
     cdef bint locked
     while (writer_next_position(writer) == begin and not ring_peek(ring, begin)
            and monotonic_ns() < deadline):
-        writer_pause(writer, MILLISECOND, False)    # other threads only need a moment
+        writer_pause(writer, MILLISECOND, False)    # other threads commit within a moment
     locked = writer_lock_tail(writer)
     head = load_relaxed(&ring.positions.head.value)
     if begin != head and writer_next_position(writer) == begin and not ring_peek(ring, begin):
@@ -77,7 +91,18 @@ cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
     writer_unlock_tail(writer, locked)
 
 
+cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
+                                        uint64_t record_count) noexcept nogil:
+    """Return the linger interval in ns after a poll that found `record_count` records."""
+    if record_count <= FEW_RECORDS:
+        return min(linger * LINGER_STEP, writer.linger_min * LINGER_GROWTH)
+    if record_count >= MANY_RECORDS:
+        return max(linger // 2, writer.linger_min)
+    return linger
+
+
 cdef inline void writer_loop(Writer *writer) noexcept nogil:
+    """Drain the ring and wait, by turns, until `stop` is set. Only the thread."""
     cdef uint64_t linger_max = writer.linger_min * LINGER_GROWTH
     cdef uint64_t linger = writer.linger_min
     cdef uint64_t tail = load_relaxed(&writer.ring.positions.tail.value)
@@ -115,39 +140,31 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
             linger = writer.linger_min
 
 
-cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
-                                        uint64_t found) noexcept nogil:
-    """The interval after a look that found so many records."""
-    if found <= FEW_RECORDS:
-        return min(linger * LINGER_STEP, writer.linger_min * LINGER_GROWTH)
-    if found >= MANY_RECORDS:
-        return max(linger // 2, writer.linger_min)
-    return linger
-
-
 cdef inline void writer_drain_inline(Writer *writer, uint64_t position,
-                                 uint64_t deadline) noexcept nogil:
-    """Drain up to `position`, until monotonic_ns() is `deadline`, where there is no thread: in a
-    signal handler.
+                                     uint64_t deadline) noexcept nogil:
+    """Drain up to `position` in a signal handler, at most until monotonic_ns() is `deadline`.
 
-    The caller has made the state AWAKE. No name is looked up: that is not async-signal-safe.
+    The caller has changed the state from STOPPED to AWAKE. No name is resolved, because that is not
+    async-signal-safe.
     """
     cdef DrainResult result
     while writer_sent_pos(writer) < position and monotonic_ns() < deadline:
-        store_seq_cst(&writer.stop.value, 0)        # another thread may just be closing it
+        store_seq_cst(&writer.stop.value, 0)        # writer_stop() may have set it meanwhile
         if writer.transport.fd < 0 and transport_is_network(&writer.transport):
             return
         result = writer_drain(writer)
         if result == DRAIN_RING_EMPTY:
             writer_pass_unfinished(writer)
         else:
-            writer_pause(writer, BACKOFF_MIN, result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING)
+            writer_pause(writer, BACKOFF_MIN,
+                         result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING)
 
 
 cdef inline void *writer_main(void *argument) noexcept nogil:
+    """Run the thread of the Writer `argument`. Return NULL once it is asked to stop."""
     cdef Writer *writer = <Writer *>argument
     cdef bint locked
-    # The memory may be another since the last one (ring_detach).
+    # ring_detach() may have replaced the memory since the previous thread.
     writer.prefault_start = load_relaxed(&writer.ring.positions.tail.value) & ~(page_size() - 1)
     writer.prefault_end = writer.prefault_start
     writer_loop(writer)
@@ -158,20 +175,19 @@ cdef inline void *writer_main(void *argument) noexcept nogil:
     return NULL
 
 
-# --- life cycle --------------------------------------------------------------------------------
+# --- other threads -----------------------------------------------------------------------------
 
 cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
-    """Tell the writer of a committed record. Any thread.
+    """Make sure that a committed record is seen. Any thread, after ring_commit().
 
-    Returns 0, or the errno that kept the thread from starting.
-
-    `at_once`: do not leave it to the writer's next look (an urgent record, a
-    ring more than half full, somebody who waits).
+    Return 0, or the errno with which the thread failed to start. With `at_once`, do not leave the
+    record to the next poll of a lingering writer. Callers ask for that when the record is urgent,
+    when the ring is more than half full, or when they wait for the writer.
     """
     cdef uint64_t state = load_seq_cst(&writer.state.value)     # S1 pairs with S2
     while state == SLEEPING or (state == LINGERING and at_once):
-        # One producer makes the call; the others see AWAKE and go on. Not a
-        # plain exchange: a writer that has STOPPED meanwhile must stay so.
+        # One producer wakes the writer, and the others see AWAKE. Not a plain
+        # exchange, because a writer that has STOPPED meanwhile must stay so.
         if cas_seq_cst(&writer.state.value, &state, AWAKE):
             add_relaxed(&writer.counters.wakeups, 1)
             writer_wake(writer)
@@ -180,16 +196,17 @@ cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
 
 
 cdef inline int writer_start(Writer *writer) noexcept nogil:
-    """Start the thread if there is none. Any thread. Returns 0 or an errno."""
-    cdef sigset_t all_signals, before
+    """Start the thread if there is none. Any thread. Return 0 or an errno."""
+    cdef sigset_t all_signals, previous_mask
     cdef uint64_t stopped = STOPPED
     cdef int error = 0
-    # The thread inherits the mask: signals are the program's own threads' business. And none must
-    # come between AWAKE and the thread that makes it true: who handles a crash would wait for it.
+    # The thread inherits a mask that blocks all signals: the program's own threads handle them.
+    # Nor may a signal arrive between AWAKE and pthread_create(), because the handler of a crash
+    # would wait for a thread that does not exist.
     sigfillset(&all_signals)
-    pthread_sigmask(SIG_SETMASK, &all_signals, &before)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &previous_mask)
     pthread_mutex_lock(&writer.lifecycle_lock)
-    # Not if it is awake without a thread: then a crash is being handled.
+    # If the state is AWAKE without a thread, a signal handler drains the ring: do not start one.
     if not writer.joinable and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
@@ -199,15 +216,15 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
             pthread_setname_np(writer.thread, "fastlog-writer")
             writer.joinable = True
     pthread_mutex_unlock(&writer.lifecycle_lock)
-    pthread_sigmask(SIG_SETMASK, &before, NULL)
+    pthread_sigmask(SIG_SETMASK, &previous_mask, NULL)
     return error
 
 
 cdef inline bint writer_stop(Writer *writer) noexcept nogil:
-    """Stop and join the thread; what it has not sent stays in the ring. Any thread but its own.
+    """Stop and join the thread. Records that are not sent stay in the ring. Any other thread.
 
-    Returns False if it does not come back, because a name server keeps it
-    waiting: then it is left to itself, and so is the Writer, for good.
+    Return False if the thread does not end within RESOLVER_TIMEOUT, because a name server keeps
+    it waiting. Then the thread is detached, and the Writer must never be freed.
     """
     cdef timespec deadline
     cdef bint joined = True
@@ -229,7 +246,7 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
 
 
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
-    """Free everything. No thread may use the writer, and its own must have been stopped."""
+    """Free a writer whose thread is stopped. No thread may use it any more."""
     writer_offer_socket(writer, -1)
     half_sent_reset(&writer.half_sent)
     transport_close(&writer.transport)
@@ -242,12 +259,11 @@ cdef inline void writer_destroy(Writer *writer) noexcept nogil:
 
 
 cdef inline void writer_discard_inherited(Writer *writer) noexcept nogil:
-    """Free a parent's writer in a forked child; the parent's own and its records are untouched.
+    """Free the parent's writer in a forked child. The parent's writer and records are unaffected.
 
-    The descriptors are not closed, though they stay open until exec or exit:
-    their numbers mean nothing here. fork copies the descriptors before the
-    memory (Linux, copy_process in kernel/fork.c) while the parent's writer runs
-    on, and a program may have closed all of them and opened its own since.
+    The descriptors stay open until exec or exit, because their numbers mean nothing in the child.
+    fork copies the descriptors before the memory (Linux, copy_process in kernel/fork.c) while the
+    parent's writer runs on. User code may also have closed them all and opened its own since.
     """
     ring_destroy(&writer.ring)
     munmap(writer, sizeof(Writer))
@@ -255,7 +271,10 @@ cdef inline void writer_discard_inherited(Writer *writer) noexcept nogil:
 
 cdef inline bint writer_init_ring(Writer *writer, uint64_t capacity, int fd, bint read_only
                                   ) noexcept nogil:
-    """Memory of its own, or a spool with what a dead process left in it. False: see errno."""
+    """Create a ring in memory, or map and recover the spool `fd`. For writer_create().
+
+    Return False, with errno set, on failure.
+    """
     if fd < 0:
         return ring_create(&writer.ring, capacity) == 0
     if ring_map(&writer.ring, capacity, fd, not read_only) != 0:
@@ -269,14 +288,19 @@ cdef inline bint writer_init_ring(Writer *writer, uint64_t capacity, int fd, bin
 
 cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int socktype, int spool_fd,
                                   bint read_only) noexcept nogil:
-    """A stopped writer, or NULL with errno set. Free with writer_destroy.
+    """Create a stopped writer. Any thread. Return NULL with errno set on failure.
 
-    spool_fd: the file of the ring, which is the writer's from now on; -1: memory of its own.
-    read_only: what is changed in the ring does not reach the file.
-    errno is EBADMSG if the positions in the file make no sense.
+    linger: ns of the shortest linger interval, 0 for none.
+    socktype: SOCK_DGRAM, SOCK_STREAM, or 0 for a datagram socket with fallback to a stream.
+    spool_fd: the ring's file, which the writer owns from now on, or -1 for a ring in memory.
+    read_only: changes to the ring do not reach the file.
+
+    errno is EBADMSG if the positions in the file contradict each other. Free the writer with
+    writer_destroy().
     """
     cdef int error
-    # mmap and not malloc: aligned for line_u64, zeroed, and given back at once.
+    # mmap and not malloc: the memory is aligned for line_u64, zero, and returned to the kernel
+    # at once.
     cdef void *memory = mmap(NULL, sizeof(Writer), PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     cdef Writer *writer = <Writer *>memory
