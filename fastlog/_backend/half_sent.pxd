@@ -13,8 +13,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 ctypedef struct HalfSent:
-    size_t partial                # bytes sent of the first record to send; 0: none of it
-    char *residual                # rest of a record that has left the ring, owned; NULL: none
+    size_t partial                # bytes sent of the first record to send, often 0
+    char *residual                # owned, rest of a record that has left the ring, or NULL
     size_t residual_size          # bytes
     size_t residual_sent          # bytes of the residual that are sent
     uint64_t residual_severity    # severity of the record that the residual is from
@@ -24,7 +24,7 @@ cdef inline bint half_sent_save(HalfSent *half_sent, const char *record, size_t 
                                 uint64_t severity) noexcept nogil:
     """Copy the unsent rest of the half-sent `record` of `length` bytes, so that it can be evicted.
 
-    Return False, and change nothing, if there is no memory. Any thread that holds `tail_lock`.
+    Return False, and change nothing, if memory is exhausted. Any thread that holds `tail_lock`.
     """
     cdef size_t rest = length - half_sent.partial
     cdef char *copy = <char *>malloc(rest)
