@@ -1,13 +1,13 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The crash drain: what the rings hold is sent before a fatal signal ends the process.
+"""The crash drain: send the records in all rings before a fatal signal ends the process.
 
-The writers are threads of their own and need no GIL, so the handler of the
-signal only has to wake them and to wait, in the thread that crashed, until the
-rings are empty or the time is over. Then the previous_action disposition of the signal
-runs, as with faulthandler. Where there is no writer thread, the handler sends.
+The writers are threads that do not need the GIL. So the signal handler only wakes them and waits,
+in the thread that crashed, until the rings are drained or the timeout has passed. Then it restores
+the previous action of the signal and raises the signal again, as faulthandler does. It drains a
+ring itself only if that ring has no writer thread.
 
-All that the handler calls is async-signal-safe (signal-safety(7)): sigaction,
-raise, ppoll, write, and for a ring without a writer socket, connect and sendmmsg.
+The handler calls only async-signal-safe functions (signal-safety(7)): sigaction, raise, ppoll,
+write, and for a ring without a writer thread also connect and sendmmsg.
 """
 import signal
 
@@ -19,13 +19,13 @@ from posix.signal cimport sigaction, sigaction_t, sigaddset, sigemptyset, siginf
 from posix.unistd cimport getpid
 
 from fastlog._backend.atomics cimport (cas_seq_cst, exchange_seq_cst, load_acquire, load_seq_cst,
-                               store_seq_cst)
+                                       store_seq_cst)
 from fastlog._backend.clock cimport monotonic_ns
-from fastlog._core cimport live_writers
-from fastlog._engine.registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
-from fastlog._backend.writer_thread cimport writer_drain_inline
 from fastlog._backend.transport cimport errno_set
 from fastlog._backend.writer cimport AWAKE, STOPPED, Writer, writer_sent_pos, writer_wake
+from fastlog._backend.writer_thread cimport writer_drain_inline
+from fastlog._core cimport live_writers
+from fastlog._engine.registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
 
 cdef extern from "<signal.h>" nogil:
     enum:
@@ -42,31 +42,35 @@ cdef extern from "<signal.h>" nogil:
         void *ss_sp
         int ss_flags
         size_t ss_size
-    int sigaltstack(const stack_t *stack, stack_t *before) noexcept
+    int sigaltstack(const stack_t *stack, stack_t *previous) noexcept
     int raise_ "raise"(int number) noexcept
 
 cdef enum:
-    STACK_SIZE = 64 * 1024            # for our handler, and for one that runs after it
+    STACK_SIZE = 64 * 1024        # bytes, for this handler and for the previous one after it
     SIGNALS = 6
-    KICK_INTERVAL = 20                        # polls, after which it wakes writers that wait to reconnect
+    KICK_INTERVAL = 20            # polls between two wakeups of writers that wait to reconnect
 
 cdef int[SIGNALS] signals = [SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTERM]
-cdef sigaction_t[SIGNALS] previous_action     # what was in our place, when we last came there
-cdef sigaction_t[SIGNALS] original_action       # and the first time
+cdef sigaction_t[SIGNALS] previous_action       # the action to restore before the signal is raised
+cdef sigaction_t[SIGNALS] original_action       # the action before enable() was first called
 cdef bint[SIGNALS] installed
 cdef Registry *registry = live_writers()
-cdef uint64_t drain_timeout                # ns
+cdef uint64_t drain_timeout       # ns
 
-cdef struct DrainTarget:                     # of one drain
-    uint64_t writer
-    uint64_t position                 # up to which its ring is to be sent
+cdef struct DrainTarget:          # one ring to drain
+    uint64_t writer               # address of its Writer, or 0 for none
+    uint64_t position             # drain the ring up to here
 
 
 # --- in the signal handler ---------------------------------------------------------------------
 
 cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
                     bint kick) noexcept nogil:
-    """Whether this one is done, or will never be."""
+    """Make the writer drain up to `position`. Return True if it has, or cannot.
+
+    Wake the writer at the first call, and at later calls with `kick`. Without a writer thread,
+    drain here.
+    """
     cdef uint64_t stopped = STOPPED
     if writer_sent_pos(writer) >= position:
         return True
@@ -80,29 +84,31 @@ cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
 
 
 cdef void drain_all() noexcept nogil:
+    """Drain the rings of all writers of this process, at most for drain_timeout."""
     cdef uint64_t deadline = monotonic_ns() + drain_timeout
     cdef DrainTarget[WRITERS_MAX] targets
     cdef Writer *writer
     cdef uint64_t polls = 0
-    cdef bint done = False
+    cdef bint drained = False
     cdef int i
     for i in range(WRITERS_MAX):
         targets[i].writer = load_seq_cst(&registry.writers[i])
         writer = <Writer *>targets[i].writer
-        if writer != NULL and writer.pid != getpid():     # the parent's
+        if writer != NULL and writer.pid != getpid():   # inherited from the parent
             targets[i].writer = 0
         elif writer != NULL:
-            # Other threads may go on logging, and would keep us here.
+            # Not up to the head of later polls, because other threads may continue to log.
             targets[i].position = load_acquire(&writer.ring.positions.head.value)
-    while not done and monotonic_ns() < deadline:
-        done = True
+    while not drained and monotonic_ns() < deadline:
+        drained = True
         for i in range(WRITERS_MAX):
-            # A writer that is removed meanwhile waits for us.
-            if targets[i].writer and not drain_one(<Writer *>targets[i].writer, targets[i].position,
-                                                  deadline, polls % KICK_INTERVAL == 0):
-                done = False
+            # The Writer stays valid: registry_remove() waits for this drain.
+            if targets[i].writer and not drain_one(<Writer *>targets[i].writer,
+                                                   targets[i].position, deadline,
+                                                   polls % KICK_INTERVAL == 0):
+                drained = False
         polls += 1
-        if not done:
+        if not drained:
             registry_pause()
     for i in range(WRITERS_MAX):
         if targets[i].writer:
@@ -110,16 +116,17 @@ cdef void drain_all() noexcept nogil:
 
 
 cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
+    """Drain, restore the previous action of the signal, and raise it again. The signal handler."""
     cdef int error = errno
-    cdef uint64_t idle = 0
-    cdef uint64_t itself = <uint64_t>getpid()
+    cdef uint64_t drainer = 0
+    cdef uint64_t pid = <uint64_t>getpid()
     cdef int i
-    # A process that was forked during a drain of its parent takes over from that.
-    while idle != itself and not cas_seq_cst(&registry.draining, &idle, itself):
+    # A process that was forked during a drain of its parent replaces the parent's pid.
+    while drainer != pid and not cas_seq_cst(&registry.draining, &drainer, pid):
         pass
-    if idle == itself:
-        # Another thread is at it; to go on now would end the process. Not this one, in which
-        # the signals are blocked.
+    if drainer == pid:
+        # Another thread drains, and to continue here would end the process. It cannot be this
+        # thread, because the signals are blocked in it.
         registry_await_drain(registry)
     else:
         drain_all()
@@ -127,17 +134,21 @@ cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
     for i in range(SIGNALS):
         if signals[i] == number:
             sigaction(number, &previous_action[i], NULL)
-            # What was put over us, and we over that: it calls us once more.
+            # If the previous handler was installed over this one and this one over it again,
+            # it calls this one once more.
             previous_action[i] = original_action[i]
     errno_set(error)
-    # Blocked until this returns; then the previous_action disposition gets it.
+    # The signal is blocked until this function returns. Then the previous action runs.
     raise_(number)
 
 
 # --- from Python -------------------------------------------------------------------------------
 
-cdef int use_own_stack() except -1:
-    """A stack for handlers in this thread, where it has none: one overflowed may be the crash."""
+cdef int ensure_alternate_stack() except -1:
+    """Give this thread an alternate signal stack unless it has one. Raise MemoryError on failure.
+
+    A stack overflow may be what crashed it. The stack is never freed.
+    """
     cdef stack_t stack
     cdef void *memory
     if sigaltstack(NULL, &stack) != 0 or not stack.ss_flags & SS_DISABLE:
@@ -153,13 +164,13 @@ cdef int use_own_stack() except -1:
 
 
 def enable(double timeout):
-    """enable_crash_drain(), with a timeout that was checked."""
+    """Implement enable_crash_drain() for a `timeout` in seconds that the caller has checked."""
     global drain_timeout
     cdef sigaction_t action
-    cdef sigaction_t now
+    cdef sigaction_t current
     cdef int i
     drain_timeout = <uint64_t>(timeout * 1e9)
-    use_own_stack()
+    ensure_alternate_stack()
     memset(&action, 0, sizeof(action))
     action.sa_sigaction = on_signal
     action.sa_flags = SA_SIGINFO | SA_ONSTACK
@@ -167,8 +178,8 @@ def enable(double timeout):
     for i in range(SIGNALS):
         sigaddset(&action.sa_mask, signals[i])
     for i in range(SIGNALS):
-        sigaction(signals[i], NULL, &now)
-        if now.sa_sigaction == on_signal:
+        sigaction(signals[i], NULL, &current)
+        if current.sa_sigaction == on_signal:
             continue
         if signals[i] == SIGTERM and signal.getsignal(SIGTERM) is not signal.SIG_DFL:
             continue
@@ -179,13 +190,14 @@ def enable(double timeout):
 
 
 def disable():
-    """disable_crash_drain()"""
-    cdef sigaction_t now
+    """Implement disable_crash_drain()."""
+    cdef sigaction_t current
     cdef int i
     for i in range(SIGNALS):
         if installed[i]:
-            sigaction(signals[i], NULL, &now)
-            if now.sa_sigaction == on_signal:
+            sigaction(signals[i], NULL, &current)
+            if current.sa_sigaction == on_signal:
                 sigaction(signals[i], &previous_action[i], NULL)
-                previous_action[i] = original_action[i]     # for one that was put over us and calls us
+                # A handler that was installed over this one may still call it.
+                previous_action[i] = original_action[i]
                 installed[i] = False

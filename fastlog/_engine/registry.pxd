@@ -1,4 +1,4 @@
-"""The writers of this process, where a signal handler finds them."""
+"""The registry of this process's writers, where a signal handler finds them."""
 from libc.stdint cimport uint64_t
 from posix.time cimport timespec
 from posix.unistd cimport getpid
@@ -9,40 +9,44 @@ from fastlog._backend.posix cimport ppoll
 from fastlog._backend.writer cimport Writer
 
 cdef enum:
-    WRITERS_MAX = 64              # more are not drained in a crash
-    POLL_INTERVAL = 1 * MILLISECOND        # how often somebody who waits for a drain looks
+    WRITERS_MAX = 64              # the crash drain ignores further writers
+    POLL_INTERVAL = 1 * MILLISECOND     # ns between two polls of a thread that waits for a drain
 
 ctypedef struct Registry:
-    atomic_u64 writers[WRITERS_MAX]   # addresses; 0: free
-    atomic_u64 draining               # getpid(), while a signal handler is at it
+    atomic_u64 writers[WRITERS_MAX]     # addresses of Writers, 0 where free
+    atomic_u64 draining           # getpid() of the process whose signal handler drains, or 0
 
 
 cdef inline void registry_pause() noexcept nogil:
+    """Sleep for POLL_INTERVAL. Any thread. Async-signal-safe."""
     cdef timespec limit = to_timespec(POLL_INTERVAL)
     ppoll(NULL, 0, &limit, NULL)
 
 
 cdef inline void registry_await_drain(Registry *registry) noexcept nogil:
-    """Wait for one that has begun: in this process, not in the one that it was forked from."""
+    """Wait until a drain in this process is over. Any other thread. Async-signal-safe.
+
+    A drain in the parent, from which this process was forked, does not count.
+    """
     while load_seq_cst(&registry.draining) == <uint64_t>getpid():
         registry_pause()
 
 
 cdef inline void registry_add(Registry *registry, Writer *writer) noexcept nogil:
-    """Any thread."""
-    cdef uint64_t free
+    """Register a writer, if there is space. Any thread. The registry does not own the Writer."""
+    cdef uint64_t expected
     cdef int i
     for i in range(WRITERS_MAX):
-        free = 0
-        if cas_seq_cst(&registry.writers[i], &free, <uint64_t>writer):
+        expected = 0
+        if cas_seq_cst(&registry.writers[i], &expected, <uint64_t>writer):
             return
 
 
 cdef inline void registry_remove(Registry *registry, Writer *writer) noexcept nogil:
-    """Before the writer is destroyed. Waits for a drain that has begun."""
-    cdef uint64_t itself
+    """Unregister a writer, and wait for a drain that may use it. Any thread, before freeing it."""
+    cdef uint64_t expected
     cdef int i
     for i in range(WRITERS_MAX):
-        itself = <uint64_t>writer
-        cas_seq_cst(&registry.writers[i], &itself, 0)
+        expected = <uint64_t>writer
+        cas_seq_cst(&registry.writers[i], &expected, 0)
     registry_await_drain(registry)
