@@ -1,21 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""The operations of a ring, for Python: test_ring_model.py compares them with a deque.
+"""The operations of a ring, for Python. test_ring_model.py compares them with a deque.
 
-The GIL is given up where a damaged ring could make a loop endless, so that a test's time limit
-can still end it.
+recover() releases the GIL, because a damaged ring could make its loops endless. Then the time limit
+of a test still ends it.
 """
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from fastlog._backend.atomics cimport load_relaxed, store_relaxed
-from fastlog._backend.ring cimport (LENGTH_MASK, TRUNCATED, DISCARDED, RecoveryStats, Record, Ring, record_bytes,
-                            record_span, ring_at, ring_commit, ring_create, ring_destroy,
-                            ring_recover, ring_peek, ring_release, ring_truncate, ring_try_reserve,
-                            ring_used, ring_zero)
+from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, TRUNCATED, Record, RecoveryStats, Ring,
+                                    record_bytes, record_span, ring_at, ring_commit, ring_create,
+                                    ring_destroy, ring_peek, ring_recover, ring_release,
+                                    ring_truncate, ring_try_reserve, ring_used, ring_zero)
 
 
 cdef class PyRing:
-    """A ring with one thread, which is producer and writer. Records are known by their position."""
+    """A ring whose only thread is producer and writer. A position identifies a record."""
 
     cdef Ring ring
 
@@ -43,7 +43,7 @@ cdef class PyRing:
         return self.ring.max_length
 
     def reserve(self, bytes data, uint64_t severity):
-        """Claim room for `data` and fill it. Returns the record's position, None if it is full."""
+        """Reserve and fill a record. Return its position, or None if the ring is full."""
         cdef uint64_t used = 0
         cdef Record *record = ring_try_reserve(&self.ring, len(data), severity, &used)
         if record == NULL:
@@ -52,10 +52,14 @@ cdef class PyRing:
         return self.head - record_span(len(data))
 
     def commit(self, uint64_t position):
+        """Commit the record at `position`."""
         ring_commit(ring_at(&self.ring, position), 0)
 
     def peek(self, uint64_t position):
-        """(bytes or None if it is to be skipped, next position, shortened?); None: no record."""
+        """Return (data, next position, whether truncated) of a record, or None if there is none.
+
+        data is None if the writer skips the record.
+        """
         cdef uint64_t header = ring_peek(&self.ring, position)
         if header == 0:
             return None
@@ -64,35 +68,38 @@ cdef class PyRing:
         return data, position + record_span(length), bool(header & TRUNCATED)
 
     def release(self, uint64_t position):
+        """Release the records before `position`."""
         ring_release(&self.ring, position)
 
     def release_half(self, uint64_t position, uint64_t zeroed):
-        """What is left of a release that ends when it has zeroed up to `zeroed`."""
+        """Leave what a release leaves that is interrupted when it has zeroed up to `zeroed`."""
         store_relaxed(&self.ring.positions.sent_pos.value, position)
         ring_zero(&self.ring, self.tail, zeroed)
 
     def truncate(self, uint64_t position, uint64_t length):
+        """Truncate the record at `position` to `length` bytes."""
         ring_truncate(&self.ring, position, length)
 
     def damage(self, uint64_t position, uint64_t header):
-        """Overwrite the 8 bytes at a multiple of 8."""
+        """Overwrite the 8 bytes at `position`, a multiple of 8."""
         (<uint64_t *>ring_at(&self.ring, position))[0] = header
 
-    def damage_positions(self, uint64_t head, uint64_t tail, uint64_t done):
+    def damage_positions(self, uint64_t head, uint64_t tail, uint64_t sent_pos):
+        """Overwrite the three positions."""
         store_relaxed(&self.ring.positions.head.value, head)
         store_relaxed(&self.ring.positions.tail.value, tail)
-        store_relaxed(&self.ring.positions.sent_pos.value, done)
+        store_relaxed(&self.ring.positions.sent_pos.value, sent_pos)
 
     def recover(self):
-        """(committed, unfinished, damaged bytes), or None if the positions make no sense."""
-        cdef RecoveryStats found
-        cdef bint done
+        """Return (committed, unfinished, damaged bytes), or None if the positions are damaged."""
+        cdef RecoveryStats stats
+        cdef bint recovered
         with nogil:
-            done = ring_recover(&self.ring, &found)
-        return (found.records, found.unfinished, found.damaged) if done else None
+            recovered = ring_recover(&self.ring, &stats)
+        return (stats.records, stats.unfinished, stats.damaged) if recovered else None
 
     def is_zero(self, uint64_t begin, uint64_t end):
-        """Whether these positions' memory is zeros."""
+        """Return whether the memory of [begin, end) is zero."""
         cdef uint64_t i
         for i in range(begin, end):
             if self.ring.memory[i & self.ring.mask] != 0:

@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Native threads over the ring and the writer: the same inline code that `_core` compiles.
 
-test_sanitizers.py builds this module with a sanitizer and calls run_ring() and
-run_writer(). Every record's length and bytes follow from its producer and
-sequence number, so that whoever takes it out knows what it must be: nothing
-lost, doubled, out of order or changed goes unnoticed.
+test_sanitizers.py builds this module with a sanitizer and calls run_ring() and run_writer(). The
+producer and the sequence number of a record determine its length and its bytes. So the receiver
+detects every record that is lost, duplicated, out of order or damaged.
 """
 import socket
 import struct
@@ -13,25 +12,26 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastlog._backend.atomics cimport add_relaxed, atomic_u64, load_acquire, load_relaxed, store_seq_cst
+from fastlog._backend.atomics cimport (add_relaxed, atomic_u64, load_acquire, load_relaxed,
+                                       store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, sum_losses
 from fastlog._backend.posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
 from fastlog._backend.ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
-                            ring_commit, ring_create, ring_destroy, ring_peek, ring_release,
-                            ring_try_reserve)
-from fastlog._backend.writer_thread cimport writer_create, writer_destroy, writer_notify, writer_stop
+                                    ring_commit, ring_create, ring_destroy, ring_peek,
+                                    ring_release, ring_try_reserve)
 from fastlog._backend.transport cimport transport_add_path
 from fastlog._backend.writer cimport Writer, writer_await_tail
+from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_notify,
+                                             writer_stop)
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
 
 cdef enum:
     MAX_PRODUCERS = 16
-    SHORT_LENGTH = 64             # most records are at most this long, as most messages are
-    # A sanitizer on a busy machine is slow, but no step takes this long.
-    STUCK_SECONDS = 10
+    SHORT_LENGTH = 64             # bytes; most records are no longer, as most messages are
+    STUCK_SECONDS = 10            # no step takes this long, even with a sanitizer on a busy machine
 
 cdef enum Failure:
     NONE
@@ -45,12 +45,12 @@ cdef enum Failure:
 
 FAILURES = {
     NO_THREAD: "a thread could not be started",
-    STUCK: f"no record came for {STUCK_SECONDS} s",
-    MISSED_WAKEUP: f"a record or its producer slept for {STUCK_SECONDS} s: a wake-up is missing",
-    FOREIGN_RECORD: "a record came that no producer made",
-    WRONG_LENGTH: "a record has the wrong length: lost, doubled, out of order or cut",
+    STUCK: f"no record arrived for {STUCK_SECONDS} s",
+    MISSED_WAKEUP: f"a producer waited {STUCK_SECONDS} s for its record: a wakeup was missed",
+    FOREIGN_RECORD: "a record arrived that no producer made",
+    WRONG_LENGTH: "a record has the wrong length: lost, duplicated, out of order or truncated",
     WRONG_BYTES: "a record of the right length has the wrong bytes",
-    BAD_SUMS: "more records were counted sent and discarded than accepted",
+    BAD_SUMS: "more records were counted as sent or discarded than as accepted",
 }
 
 ctypedef struct Producer:
@@ -63,47 +63,52 @@ ctypedef struct Run:
     Writer *writer                # NULL: the ring alone
     uint64_t producer_count
     uint64_t records              # of each producer
-    bint paced                    # each record waits until the one before it is sent
+    bint paced                    # a producer waits until its record is sent, then makes the next
     int receiver_fd
     Producer producers[MAX_PRODUCERS]
-    # The receiver's own until it is joined:
+    # Only the receiver uses these until it is joined:
     uint64_t received
     uint64_t next_sequence[MAX_PRODUCERS]
-    # The driver's own:
+    # Only the driver uses these:
     pthread_t threads[MAX_PRODUCERS + 3]
     int thread_count
     # Shared:
-    atomic_u64 failure            # a Failure; the run is over
-    atomic_u64 finished           # 1: the receiver is done, for better or worse
-    atomic_u64 restarts
+    atomic_u64 failure            # a Failure, which ends the run unless it is NONE
+    atomic_u64 finished           # 1: the receiver has returned, after success or failure
+    atomic_u64 restarts           # number of times that the writer was stopped
     atomic_u64 flushes
 
 
 cdef void run_fail(Run *run, Failure failure) noexcept nogil:
+    """Store the first failure, which ends the run. Any thread."""
     if load_relaxed(&run.failure) == NONE:
         store_seq_cst(&run.failure, failure)
 
 
-# --- what a record must be ---------------------------------------------------------------------
+# --- the expected records ----------------------------------------------------------------------
 
 cdef uint64_t seed_of(uint64_t producer, uint64_t sequence) noexcept nogil:
-    """A number that looks random: two multiplications with large odd constants, and shifts."""
+    """Return a pseudo-random number for a record, by multiplications and shifts."""
     cdef uint64_t seed = (sequence * MAX_PRODUCERS + producer + 1) * <uint64_t>0x9E3779B97F4A7C15
     seed = (seed ^ (seed >> 29)) * <uint64_t>0xBF58476D1CE4E5B9
     return seed ^ (seed >> 32)
 
 
 cdef size_t length_of(uint64_t seed, uint64_t longest) noexcept nogil:
-    """From 1 to `longest`; seven of eight are short."""
+    """Return the length of a record, 1 to `longest` bytes. Seven of eight are short."""
     return <size_t>(1 + (seed >> 8) % (longest if seed % 8 == 0 else SHORT_LENGTH))
 
 
 cdef char byte_of(uint64_t seed, size_t index) noexcept nogil:
+    """Return the byte at `index` of a record, for an index of at least 1."""
     return <char>((seed >> (8 * (index % 8))) + index // 8)
 
 
 cdef void run_check(Run *run, const char *data, size_t length) noexcept nogil:
-    """Whether this is the next record of the producer that its first byte names. Receiver only."""
+    """Check that this is the next record of the producer that its first byte names.
+
+    Only the receiver.
+    """
     cdef uint64_t producer = <unsigned char>data[0]
     cdef uint64_t seed
     if length == 0 or producer >= run.producer_count:
@@ -125,7 +130,10 @@ cdef void run_check(Run *run, const char *data, size_t length) noexcept nogil:
 
 cdef Record *producer_reserve(Run *run, size_t length, uint64_t severity,
                               uint64_t *used) noexcept nogil:
-    """Reserve, waiting for room as Engine.await_room does. NULL: the run is over."""
+    """Reserve a record, and wait for space as Engine.await_space() does.
+
+    Return NULL when the run is over. Producers only.
+    """
     cdef Record *record
     cdef uint64_t tail
     while not load_relaxed(&run.failure):
@@ -147,11 +155,12 @@ cdef Record *producer_reserve(Run *run, size_t length, uint64_t severity,
 
 
 cdef void producer_notify(Run *run, bint at_once) noexcept nogil:
+    """Notify the writer of a committed record. If `paced`, wait until it is sent."""
     cdef uint64_t target
     if writer_notify(run.writer, at_once or run.paced) != 0:
         run_fail(run, NO_THREAD)
     elif run.paced:
-        # No second call: the one above must have been enough.
+        # Do not notify again: one call must be sufficient.
         target = load_relaxed(&run.ring.positions.head.value)
         writer_await_tail(run.writer, target, STUCK_SECONDS * <uint64_t>1_000_000_000)
         if load_acquire(&run.ring.positions.tail.value) < target:
@@ -159,18 +168,19 @@ cdef void producer_notify(Run *run, bint at_once) noexcept nogil:
 
 
 cdef void *producer_main(void *argument) noexcept nogil:
-    cdef Producer *self = <Producer *>argument
-    cdef Run *run = self.run
+    """Run the thread of a Producer: reserve, fill and commit its records."""
+    cdef Producer *producer = <Producer *>argument
+    cdef Run *run = producer.run
     cdef uint64_t sequence, seed, used = 0
     cdef size_t length, index
     cdef Record *record
     for sequence in range(run.records):
-        seed = seed_of(self.number, sequence)
+        seed = seed_of(producer.number, sequence)
         length = length_of(seed, run.ring.max_length)
         record = producer_reserve(run, length, sequence % 8, &used)
         if record == NULL:
             break
-        record_bytes(record)[0] = <char>self.number
+        record_bytes(record)[0] = <char>producer.number
         for index in range(1, length):
             record_bytes(record)[index] = byte_of(seed, index)
         if run.writer == NULL:
@@ -183,7 +193,7 @@ cdef void *producer_main(void *argument) noexcept nogil:
 
 
 cdef void *consumer_main(void *argument) noexcept nogil:
-    """In the writer's place when the ring is alone: check what is committed, then release it."""
+    """Run the thread that replaces the writer in run_ring(): check records, then release them."""
     cdef Run *run = <Run *>argument
     cdef uint64_t total = run.producer_count * run.records
     cdef uint64_t tail, position = 0, header, last_progress = monotonic_ns()
@@ -206,16 +216,19 @@ cdef void *consumer_main(void *argument) noexcept nogil:
 
 
 cdef void *receiver_main(void *argument) noexcept nogil:
-    """In the daemon's place: read datagrams until all have come, or none comes for too long."""
+    """Run the thread that replaces the daemon: read datagrams until all have arrived.
+
+    It fails when none arrives for STUCK_SECONDS.
+    """
     cdef Run *run = <Run *>argument
     cdef uint64_t total = run.producer_count * run.records
-    cdef size_t size = run.ring.max_length + 1        # one more would show
+    cdef size_t size = run.ring.max_length + 1        # so that a longer record fails the check
     cdef char *data = <char *>malloc(size)
     cdef ssize_t length
     while run.received < total and not load_relaxed(&run.failure):
         length = recv(run.receiver_fd, data, size, 0) if data != NULL else -1
         if length < 0:
-            run_fail(run, STUCK)              # the socket has a receive timeout
+            run_fail(run, STUCK)              # the socket has SO_RCVTIMEO
         else:
             run_check(run, data, <size_t>length)
     free(data)
@@ -224,7 +237,7 @@ cdef void *receiver_main(void *argument) noexcept nogil:
 
 
 cdef void *restarter_main(void *argument) noexcept nogil:
-    """Stop the writer over and over; records and flushes start it again."""
+    """Run the thread that stops the writer repeatedly. Records and flushes start it again."""
     cdef Run *run = <Run *>argument
     while not load_acquire(&run.finished):
         writer_await_tail(run.writer, load_acquire(&run.ring.positions.tail.value) + 1, MILLISECOND)
@@ -234,20 +247,24 @@ cdef void *restarter_main(void *argument) noexcept nogil:
 
 
 cdef void *flusher_main(void *argument) noexcept nogil:
-    """Flush over and over, as Engine.flush does, and read the counters as Engine.stats does."""
+    """Run the thread that flushes repeatedly, as Engine.flush() does.
+
+    It also reads the counters in the order of Engine.stats().
+    """
     cdef Run *run = <Run *>argument
     cdef Writer *writer = run.writer
-    cdef uint64_t target, gone
+    cdef uint64_t target, finished
     while not load_acquire(&run.finished):
         target = load_relaxed(&run.ring.positions.head.value)
-        while load_acquire(&run.ring.positions.tail.value) < target and not load_acquire(&run.finished):
+        while (load_acquire(&run.ring.positions.tail.value) < target
+               and not load_acquire(&run.finished)):
             if writer_notify(writer, True) != 0:
                 run_fail(run, NO_THREAD)
             writer_await_tail(writer, target, 10 * MILLISECOND)
         add_relaxed(&run.flushes, 1)
-        gone = (load_acquire(&writer.counters.sent.value)
-                + sum_losses(&writer.counters, EVICTED, UNSENDABLE))
-        if gone > load_relaxed(&writer.counters.accepted.value):
+        finished = (load_acquire(&writer.counters.sent.value)
+                    + sum_losses(&writer.counters, EVICTED, UNSENDABLE))
+        if finished > load_relaxed(&writer.counters.accepted.value):
             run_fail(run, BAD_SUMS)
         sched_yield()
     return NULL
@@ -256,6 +273,7 @@ cdef void *flusher_main(void *argument) noexcept nogil:
 # --- the driver --------------------------------------------------------------------------------
 
 cdef void run_start(Run *run, void *(*entry)(void *) noexcept nogil, void *argument) noexcept nogil:
+    """Start a thread that run_threads() joins."""
     if pthread_create(&run.threads[run.thread_count], NULL, entry, argument) == 0:
         run.thread_count += 1
     else:
@@ -263,6 +281,7 @@ cdef void run_start(Run *run, void *(*entry)(void *) noexcept nogil, void *argum
 
 
 cdef void run_init(Run *run, Ring *ring, uint64_t producers, uint64_t records) noexcept nogil:
+    """Initialize a run over the ring alone. `records` is the number for each producer."""
     memset(run, 0, sizeof(Run))
     run.ring = ring
     run.producer_count = producers
@@ -270,7 +289,7 @@ cdef void run_init(Run *run, Ring *ring, uint64_t producers, uint64_t records) n
 
 
 cdef void run_threads(Run *run, bint disturbed) noexcept nogil:
-    """Start them all, receiver first, and join them."""
+    """Start all threads, the receiver first, and join them."""
     cdef uint64_t number
     run_start(run, consumer_main if run.writer == NULL else receiver_main, run)
     if disturbed:
@@ -285,7 +304,7 @@ cdef void run_threads(Run *run, bint disturbed) noexcept nogil:
 
 
 cdef bint ring_is_clean(Ring *ring) noexcept nogil:
-    """Empty, and free memory is all zeros."""
+    """Return whether the ring is empty and all its memory is zero."""
     for index in range(ring.capacity):
         if ring.memory[index] != 0:
             return False
@@ -293,24 +312,27 @@ cdef bint ring_is_clean(Ring *ring) noexcept nogil:
 
 
 cdef int raise_failure(Run *run) except -1:
+    """Raise RuntimeError if the run failed or left the ring unclean."""
     cdef uint64_t failure = load_acquire(&run.failure)
     if failure != NONE:
         sequences = [run.next_sequence[i] for i in range(run.producer_count)]
         raise RuntimeError(f"{FAILURES[failure]}; next sequence numbers expected: {sequences}")
     if not ring_is_clean(run.ring):
-        raise RuntimeError("all records came, but the ring is not empty and zeroed")
+        raise RuntimeError("all records arrived, but the ring is not empty and zero")
     return 0
 
 
 def check_arguments(producers):
+    """Raise ValueError unless the number of producers is supported."""
     if not 1 <= producers <= MAX_PRODUCERS:
         raise ValueError(f"from 1 to {MAX_PRODUCERS} producers")
 
 
 def run_ring(uint64_t producers, uint64_t records, uint64_t capacity):
-    """The ring alone, without locks, sockets or sleep that could order what it must order itself.
+    """Run producers and a consumer over the ring alone, with `records` for each producer.
 
-    Raises RuntimeError with the first thing that went wrong.
+    No lock, socket or sleep establishes an order that the ring must establish itself. Raise
+    RuntimeError with the first failure.
     """
     cdef Ring ring
     cdef Run run
@@ -327,7 +349,7 @@ def run_ring(uint64_t producers, uint64_t records, uint64_t capacity):
 
 
 cdef dict writer_counters(Run *run):
-    """What was counted, after a check that it is what happened."""
+    """Return the counters as a dict, after checking that they agree with the run."""
     cdef Writer *writer = run.writer
     cdef uint64_t total = run.producer_count * run.records
     counters = {
@@ -342,19 +364,21 @@ cdef dict writer_counters(Run *run):
     }
     if (counters["accepted"] != total or counters["sent"] != total or counters["discarded"]
             or counters["send_errors"] or not 0 < counters["high_watermark"] <= run.ring.capacity):
-        raise RuntimeError(f"{total} records came, but the counters say {counters}")
+        raise RuntimeError(f"{total} records arrived, but the counters are {counters}")
     return counters
 
 
 def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capacity,
                uint64_t linger_ns, bint paced=False, bint disturbed=False):
-    """Producers, the real writer, and a receiver at a datagram socket that is bound to `path`.
+    """Run producers, the real writer, and a receiver on a datagram socket bound to `path`.
 
-    paced: a producer waits until its record is sent before it makes the next,
-        and nobody calls twice: with one producer, a missed wake-up is the end.
-    disturbed: one more thread stops the writer over and over, and one flushes.
+    records: the number for each producer.
+    linger_ns: the shortest linger interval.
+    paced: a producer waits until its record is sent before it makes the next, and does not notify
+        twice. With one producer, a missed wakeup fails the run.
+    disturbed: one more thread stops the writer repeatedly, and another one flushes.
 
-    Returns the counters. Raises RuntimeError with the first thing that went wrong.
+    Return the counters. Raise RuntimeError with the first failure.
     """
     cdef Run run
     cdef Writer *writer
@@ -374,7 +398,7 @@ def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capaci
             run.receiver_fd = receiver.fileno()
             with nogil:
                 run_threads(&run, disturbed)
-                # The receiver may have a record before the writer has counted it.
+                # Join the writer: it counts a record after the receiver may have it.
                 writer_stop(writer)
             raise_failure(&run)
             return writer_counters(&run)
