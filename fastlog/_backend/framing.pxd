@@ -1,8 +1,8 @@
 """Framing: the bytes around a message that make it a record.
 
 These functions write straight into the ring. Producers call them on a record that they have
-reserved, and the writer on a committed record before it sends it. No function here allocates or
-writes behind the lengths that it documents.
+reserved, and the writer on a committed record before it sends it. No function here allocates
+memory.
 """
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy

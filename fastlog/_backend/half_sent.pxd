@@ -6,16 +6,16 @@ is copied out of the ring first: the residual. When the connection ends, a recor
 the ring is sent again from its first byte on the next connection, and a residual is lost.
 
 The writer thread uses a HalfSent. Where producers evict (Writer.evicting), they use it too, and
-every access is made under `tail_lock`.
+every access is made under `tail_lock`. Only in a crash may the writer continue without the lock.
 """
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 ctypedef struct HalfSent:
-    size_t partial                # bytes sent of the first record to send, often 0
-    char *residual                # owned, rest of a record that has left the ring, or NULL
-    size_t residual_size          # bytes
+    size_t partial                # bytes already sent of the next record to send
+    char *residual                # unsent rest of a record that has left the ring, or NULL
+    size_t residual_size          # bytes, allocated with malloc()
     size_t residual_sent          # bytes of the residual that are sent
     uint64_t residual_severity    # severity of the record that the residual is from
 

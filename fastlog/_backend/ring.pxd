@@ -42,9 +42,12 @@ the ring's size, so one that reaches over the end is still contiguous in the add
     3. fill in the bytes                     3. zero header and bytes
     4. commit the header                     4. move tail past them
 
-Free memory is always zero. So the writer can check the header at tail before the producer of
-that record has stored anything there. A position or a lap number in the header would save the
-writer the zeroing, but then the bytes of an old message could pass for a committed record.
+One thread at a time may release records: the holder of the tail. This is the writer, or under
+drop_oldest whichever thread has Writer.tail_lock.
+
+Free memory is always zero, so the writer can check the header at tail before the producer has
+stored anything there. A position or a lap number in the header would save the writer the
+zeroing, but then the bytes of an old message could pass for a committed record.
 
 The memory is a file: a memfd, or a spool on disk that outlives the process (_spool/file.py).
 Its first page holds the positions. ring_recover() makes a file consistent again that a dead
@@ -318,7 +321,7 @@ cdef inline void ring_commit(Record *record, uint64_t flags) noexcept nogil:
     store_seq_cst(&record.header, COMMITTED | flags | load_relaxed(&record.header))
 
 
-# --- the holder of the tail: the writer, or a producer that evicts and holds Writer.tail_lock ----
+# --- the holder of the tail --------------------------------------------------------------------
 
 cdef inline uint64_t ring_peek(Ring *ring, uint64_t position) noexcept nogil:
     """Return a record's header, 0 if it is not committed. Only the holder of the tail."""

@@ -6,7 +6,7 @@ never takes the GIL, prints or raises. Its state is one of four.
     STOPPED    No thread exists. The next record starts one.
     AWAKE      The thread will check the ring again before it waits.
     LINGERING  The thread waits, but polls the ring again when its linger interval is over.
-    SLEEPING   The thread waits until a producer wakes it.
+    SLEEPING   The thread waits until another thread wakes it.
 
                 writer_start()                   ring empty, longest interval over
       STOPPED ------------------> AWAKE ------------------------------------> SLEEPING
@@ -17,6 +17,7 @@ never takes the GIL, prints or raises. Its state is one of four.
                                     +------------------ ring empty ---------> LINGERING
 
 Without lingering (linger_min is 0), an empty ring leads to SLEEPING at once.
+
 In a crash, a signal handler that finds STOPPED makes it AWAKE and drains the ring itself.
 
 Besides the ring, producers and the writer share `state`, `min_awaited_tail` and `stop`.
@@ -28,7 +29,7 @@ store first and load second, all seq_cst:
     writer:   S2 store state, then load the header (ring_is_ready)
 
 `min_awaited_tail` is the lowest tail that any thread waits for, for space or in a flush. The writer
-wakes the waiters only when tail reaches it. Again both sides store first:
+wakes the waiters only when tail reaches it. Again both sides store first and load second:
 
     waiter: W2 store min_awaited_tail, then load tail
     writer: R1 store tail, then W1 load min_awaited_tail
@@ -232,7 +233,8 @@ cdef inline void writer_release(Writer *writer, uint64_t position) noexcept nogi
 cdef inline bint writer_evict(Writer *writer, uint64_t length, uint64_t severity) noexcept nogil:
     """Evict the oldest records until a record like this fits. Any thread, if `evicting`.
 
-    Return whether there is space. There is none if the oldest record is not committed yet.
+    Return whether there is space. There is none if the oldest record cannot be evicted, because
+    its producer has not committed it yet or because memory for its unsent rest is exhausted.
     """
     cdef Ring *ring = &writer.ring
     cdef uint64_t limit = ring_limit(ring, severity) - record_span(length)

@@ -51,8 +51,8 @@ cdef enum:
     KICK_INTERVAL = 20            # polls between two wakeups of writers that wait to reconnect
 
 cdef int[SIGNALS] signals = [SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTERM]
-cdef sigaction_t[SIGNALS] previous_action       # the action to restore before the signal is raised
-cdef sigaction_t[SIGNALS] original_action       # the action before enable() was first called
+cdef sigaction_t[SIGNALS] previous_action       # the action to restore after the drain
+cdef sigaction_t[SIGNALS] original_action       # the action before enable() installed the handler
 cdef bint[SIGNALS] installed
 cdef Registry *registry = live_writers()
 cdef uint64_t drain_timeout       # ns
@@ -134,8 +134,7 @@ cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
     for i in range(SIGNALS):
         if signals[i] == number:
             sigaction(number, &previous_action[i], NULL)
-            # If the previous handler was installed over this one and this one over it again,
-            # it calls this one once more.
+            # The previous handler may have been installed over this one, and call it again.
             previous_action[i] = original_action[i]
     errno_set(error)
     # The signal is blocked until this function returns. Then the previous action runs.
