@@ -16,8 +16,8 @@ from posix.unistd cimport close, getpid
 from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, load_seq_cst,
                                        store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
-from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, LOSSES, SEVERITIES, STALLED,
-                                        UNSENDABLE, Loss, count_loss, sum_losses)
+from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, STALLED, UNSENDABLE,
+                                        Loss, count_loss, sum_losses)
 from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
