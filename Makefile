@@ -143,11 +143,29 @@ clean:
 
 # --- environments --------------------------------------------------------------------------------
 
-# A fresh environment's pip may be too old for dependency groups (25.1). Debian
-# keeps the venv module's other half in a package of its own.
+# Installs the Debian packages that are listed in the shell variable `missing`. Where that is not
+# possible, prints the shell variable `effect`, which says what does not work without them.
+define install_missing
+names="$$(echo $$missing | sed 's/ /, /g')"; \
+if [ -z "$$missing" ]; then :; \
+elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+    echo "Installing Debian packages: $$names"; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends $$missing > /dev/null; \
+else \
+    echo "Missing Debian packages (root can install them with apt-get): $$names"; \
+    printf '%b' "$$effect"; \
+fi
+endef
+
+# Debian puts ensurepip, which venv needs, into a package of its own. The upgrade is needed because
+# a new environment's pip may be too old for dependency groups (25.1).
 $(VENV)/created:
-	$(PYTHON) -m venv $(VENV) || { test "$$(id -u)" = 0 && apt-get update -qq && \
-	    apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }
+	@missing=$$($(PYTHON) -c 'import ensurepip' 2> /dev/null || \
+	    $(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	effect="  without it: no environment can be created in $(VENV)\n"; \
+	$(install_missing)
+	$(PYTHON) -m venv $(VENV)
 	$(bin)/pip install -q --upgrade pip build
 	@touch $@
 
@@ -170,27 +188,24 @@ $(VENV)/installed: $(VENV)/sdist
 	$(bin)/pip install -q --force-reinstall --no-deps $(VENV)/dist/*.tar.gz
 	@touch $@
 
+# Without libsystemd's headers, pip cannot compile systemd-python.
 libsystemd:
-	@if pkg-config --exists libsystemd 2> /dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends libsystemd-dev pkg-config > /dev/null; \
-	else \
-	    echo "libsystemd's headers are missing: the benchmarks' tools cannot be installed"; \
-	fi
+	@missing=; pkg-config --exists libsystemd 2> /dev/null || missing="libsystemd-dev pkg-config"; \
+	effect="  without them: make bench cannot install systemd-python\n"; \
+	$(install_missing)
 
+# Without the daemons the tests that need them are skipped.
 daemons:
-	@PATH="$$PATH:/usr/sbin:/sbin:/lib/systemd:/usr/lib/systemd"; missing=; \
-	command -v rsyslogd > /dev/null || missing=rsyslog; \
+	@PATH="$$PATH:/usr/sbin:/sbin:/lib/systemd:/usr/lib/systemd"; missing=; effect=; \
+	lacks() { missing="$$missing $$1"; effect="$$effect  without $$1: $$2\n"; }; \
+	command -v rsyslogd > /dev/null || \
+	    lacks rsyslog "tests that start rsyslogd are skipped, make demo uses a receiver"; \
 	for module in relp kafka elasticsearch; do \
 	    ls /usr/lib*/rsyslog/om$$module.so /usr/lib/*/rsyslog/om$$module.so 2> /dev/null | \
-	        grep -q . || missing="$$missing rsyslog-$$module"; \
+	        grep -q . || lacks rsyslog-$$module "tests that use om$$module are skipped"; \
 	done; \
-	command -v ip > /dev/null || missing="$$missing iproute2"; \
-	command -v systemd-journald > /dev/null || missing="$$missing systemd"; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends $$missing > /dev/null; \
-	elif [ -n "$$missing" ]; then \
-	    echo "not installed, and only root could: $$missing; some tests will be skipped"; \
-	fi
+	command -v ip > /dev/null || \
+	    lacks iproute2 "tests of forwarding use the loopback interface instead of namespaces"; \
+	command -v systemd-journald > /dev/null || \
+	    lacks systemd "tests that start journald are skipped"; \
+	$(install_missing)
