@@ -38,7 +38,7 @@ help:
 ##   make build              build in place, only what changed
 ##   make debug              build in build/debug for gdb, with bounds checks and
 ##                           pages that show the generated C
-##   make check              ruff, cython-lint and mypy; builds nothing
+##   make check              ruff, cython-lint, codespell and mypy; builds nothing
 ##   make test-fast          build, then the unit tests that are not slow
 ##
 ## Tests and measurements of the installed sdist
@@ -91,6 +91,7 @@ check: $(VENV)/tools-lint
 	PATH="$(abspath $(bin)):$$PATH"; set -e; \
 	ruff check .; \
 	cython-lint fastlog tests/native; \
+	codespell; \
 	mypy
 
 lint: check $(VENV)/installed
