@@ -1,4 +1,4 @@
-"""The package's layout: which folder imports which, and how large files are.
+"""The package's layout: which folder imports which, how large files are, and where the tests are.
 
 The rules are the tables at the top. Each check is a function that takes a directory, so that the
 rules are also tested on small trees that break them.
@@ -354,3 +354,37 @@ def test_tree_that_follows_the_rules(files, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert [message for check in CHECKS for message in check(tmp_path)] == []
+
+
+# --- the map from sources to tests in CONTRIBUTING.md ---------------------------------------------
+
+@pytest.fixture
+def rows(repository):
+    """The rows of the map: (the names in the first column, the names in the second column)."""
+    text = (repository / "CONTRIBUTING.md").read_text()
+    table = re.search(r"^\| Source \| Tests \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[re.findall(r"`([^`]+)`", cell) for cell in row.strip("|").split(" | ")]
+            for row in table[1].splitlines()]
+
+
+def test_every_source_has_tests(repository, rows):
+    """Each source file is in a row, itself or by a folder, and each name in the rows exists."""
+    named = {name for sources, _ in rows for name in sources}
+    missing = [name for name in named if not (repository / "fastlog" / name).exists()]
+    assert not missing, f"CONTRIBUTING.md names sources that do not exist: {missing}"
+    package = repository / "fastlog"
+    without = []
+    for path in sorted(package.rglob("*")):
+        name = str(path.relative_to(package))
+        folders = {f"{parent}/" for parent in path.relative_to(package).parents}
+        if path.suffix in (*SOURCES, ".h") and not ({name} | folders) & named:
+            without.append(name)
+    assert not without, f"CONTRIBUTING.md names no tests for: {', '.join(without)}"
+
+
+def test_every_test_in_the_map_exists(repository, rows):
+    """Each row names tests, and their files exist."""
+    assert all(sources and tests for sources, tests in rows)
+    named = {name for _, tests in rows for name in tests}
+    missing = [name for name in named if not (repository / "tests" / name).exists()]
+    assert not missing, f"CONTRIBUTING.md names tests that do not exist: {missing}"
