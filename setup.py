@@ -21,7 +21,8 @@ if os.environ.get("FASTLOG_DEBUG") == "1":
     from Cython.Compiler import Options
 
     Options.annotate = True
-    compile_args += ["-O0", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE"]  # fortify requires -O1
+    # Python's own flags may define _FORTIFY_SOURCE, which requires optimization.
+    compile_args += ["-O0", "-g3", "-UNDEBUG", "-U_FORTIFY_SOURCE"]
 
 setup(ext_modules=[
     Extension(
