@@ -465,7 +465,7 @@ cdef class Engine:
         cdef uint64_t left_before = self.left_in_spool, pending = left_before
         cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
         cdef bint sent = True, joined
-        writer_offer_socket(writer, -1)               # withdraw one that it has not taken
+        writer_offer_socket(writer, -1)       # withdraw one that it has not taken
         while state != CLOSED:
             if state == DRAINING:
                 sent = self.wait_until_sent(deadline)
@@ -495,7 +495,7 @@ cdef class Engine:
             spool = spool.for_child()
             fd = spool.open()
         with cython.critical_section(self):
-            if self.writer == hung:   # else another thread was first
+            if self.writer == hung:           # else another thread was first
                 registry_remove(&registry, hung)
                 pointer_store(&self.writer, self.new_writer(fd, False))
                 self.spool = spool
@@ -507,13 +507,10 @@ cdef class Engine:
     cdef int detach_spool(self) except -1:
         """Release the spool's file, and go on in memory."""
         cdef Writer *writer
-        cdef object spool
-        cdef int fd
         cdef bint empty
         with cython.critical_section(self):
             writer = self.writer
-            spool = self.spool
-            fd = writer.spool_fd
+            spool, fd = self.spool, writer.spool_fd
             if fd < 0:
                 return 0
             # The GIL, or the lock, excludes put(), which may have started the writer after close()
