@@ -6,8 +6,7 @@ import subprocess
 import threading
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 COUNT = 5_000
 

@@ -226,9 +226,7 @@ def test_systemd_unit(directory, require):
     [unit] = blocks(ROOT / "docs/crash-safety.md", "ini")
     stop = re.search(r"ExecStopPost=\S+ (.*)", unit)[1].split()
     assert stop[:3] == ["-m", "fastlog", "recover"]
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        require("systemd")
+    analyze = require("systemd", shutil.which("systemd-analyze"))
     (directory / "shop.service").write_text(unit)
     done = subprocess.run([analyze, "verify", "--man=no", directory / "shop.service"],
                           capture_output=True, text=True)

@@ -3,8 +3,7 @@ import re
 import signal
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 COUNT = 20_000
 BATCH = 16  # records that may come twice, where the process died while a batch was on its way

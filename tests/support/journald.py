@@ -1,4 +1,4 @@
-"""A private systemd-journald: a /run of its own, in a mount namespace of its own. Needs root."""
+"""A private systemd-journald with its own /run in its own mount namespace. Requires root."""
 from __future__ import annotations
 
 import contextlib
@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fastlog._daemons.daemon import own_environment, wait_until
+from fastlog._daemons.daemon import own_environment
+from support import wait_until
 from support.daemons import ControlledDaemon
 
-# Holds the namespace, so that a daemon that was killed can be started again in it.
-_HOLD = """\
+# The process that keeps the namespace alive, so that a killed daemon can be restarted in it.
+_HOLDER = """\
 set -e
 mount -t tmpfs -o size=75% tmpfs /run
 mount -t tmpfs tmpfs /var/log
@@ -27,17 +28,23 @@ exec sleep infinity
 
 
 def find_journald() -> str | None:
-    """The path of systemd-journald, which lives outside any PATH; None: not installed."""
+    """Return the path of systemd-journald, or None if it is not installed. It is not on PATH."""
     return shutil.which("systemd-journald", path="/lib/systemd:/usr/lib/systemd")
 
 
 class Journald(ControlledDaemon):
-    """systemd-journald as a context manager, without rate limit. The machine's is not touched.
+    """A systemd-journald without a rate limit, as a context manager.
 
-    directory: where its output goes. Raises PermissionError where such a namespace is not allowed.
+    It does not touch the machine's own journald. The constructor raises PermissionError where
+    a mount namespace is not allowed.
 
-    Attributes: `root`, under which its files are seen from here; `native` and `syslog`, its
-    sockets' paths from here; `enter`, what a command needs in front to have its /run.
+    directory: where the daemon's output is stored.
+
+    Attributes:
+        root: the daemon's root directory, as a path outside the namespace.
+        native: the path of its native socket outside the namespace.
+        syslog: the path of its syslog socket outside the namespace.
+        enter: the prefix of a command that runs in the namespace.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -46,7 +53,7 @@ class Journald(ControlledDaemon):
         if find_journald() is None:
             raise FileNotFoundError("systemd-journald is not installed")
         with open(self.output, "wb") as output:
-            self.holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", _HOLD],
+            self.holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", _HOLDER],
                                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                            stderr=output)
         assert self.holder.stdout is not None
@@ -62,7 +69,7 @@ class Journald(ControlledDaemon):
         """Start the daemon and wait until it listens."""
         program = find_journald()
         assert program is not None
-        for path in self.native, self.syslog:     # a daemon that was killed left them
+        for path in self.native, self.syslog:  # left by a killed daemon
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         with open(self.output, "ab") as output:
@@ -72,7 +79,7 @@ class Journald(ControlledDaemon):
                    f"journald, see {self.output}")
 
     def close(self) -> None:
-        """End the daemon, and with the namespace its files."""
+        """Stop the daemon and remove the namespace with all its files."""
         self.stop()
         self.holder.kill()
         self.holder.communicate()
@@ -81,21 +88,22 @@ class Journald(ControlledDaemon):
         self.close()
 
     def journalctl(self, *arguments: str) -> str:
-        """What `journalctl` says of this journal."""
+        """Run `journalctl` on this journal and return its output."""
         done = subprocess.run([*self.enter, "journalctl", "--no-pager", *arguments],
                               capture_output=True, text=True, check=True)
         return done.stdout
 
     def entries(self, ident: str) -> list[dict[str, Any]]:
-        """The entries of a SYSLOG_IDENTIFIER, oldest first: a dict of fields each.
+        """Return the entries of a SYSLOG_IDENTIFIER as dicts of fields, oldest first.
 
-        Values are str, lists of numbers for bytes that are no text, lists for several.
+        A value is a str, or a list of numbers if its bytes are not text, or a list of such values
+        if the field occurs more than once.
         """
         lines = self.journalctl("-t", ident, "-o", "json", "--all").splitlines()
         return [json.loads(line) for line in lines]
 
     def wait_for_entries(self, ident: str, count: int, timeout: float = 60) -> list[dict[str, Any]]:
-        """Wait until there are at least `count`."""
+        """Wait until the journal contains at least `count` entries, and return all entries."""
         wait_until(lambda: len(self.entries(ident)) >= count, timeout,
                    f"{count} entries of {ident}")
         return self.entries(ident)

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
+from support import wait_until
 from support.journald import find_journald
 
 from fastlog.__main__ import main
-from fastlog._daemons.daemon import wait_until
 from fastlog._daemons.rsyslogd import find_rsyslogd
 from fastlog.cli.doctor import socket_probe
 from fastlog.cli.doctor.daemon_conf import JournaldConf, RsyslogConf, seconds
@@ -335,8 +335,8 @@ doctor()
 
 def test_own_machine(as_root, require, tmp_path):
     """No syslog; a dead one; then journald; rsyslogd behind it; that stopped; journald stopped."""
-    programs = [find_journald() or require("systemd-journald"),
-                find_rsyslogd() or require("rsyslogd")]
+    programs = [require("systemd-journald", find_journald()),
+                require("rsyslogd", find_rsyslogd())]
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
          sys.executable, "-c", OWN_MACHINE, *programs],

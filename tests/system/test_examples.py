@@ -12,8 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORDER = rb"<134>shop: shop\.orders: INFO: order (\d+) paid\0"  # 134: local0.info

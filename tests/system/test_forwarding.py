@@ -17,9 +17,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import wait_until
 from support.daemons import Rsyslogd
 
-from fastlog._daemons.rsyslogd import LineCount, find_rsyslogd, wait_until
+from fastlog._daemons.rsyslogd import LineCount, find_rsyslogd
 
 TIMEOUT = 40  # seconds; how long a test waits for something that must come
 WINDOW = 128  # librelp's default: so many records are sent ahead of their acknowledgements
@@ -27,7 +28,7 @@ WINDOW = 128  # librelp's default: so many records are sent ahead of their ackno
 # A record that is alone in its queue's batch when the receiver turns out to be gone is put back
 # into the queue, behind the others, although it is kept and sent as well (rsyslog 8.2302).
 PUT_BACK = 1
-MODULES = ["/usr/lib/*/rsyslog", "/usr/lib*/rsyslog"]  # Debian's, others'
+MODULE_DIRECTORIES = ["/usr/lib/*/rsyslog", "/usr/lib*/rsyslog"]  # of Debian, of others
 EXAMPLES = sorted(path.name for path in
                   (Path(__file__).parents[2] / "examples/rsyslog").glob("*.conf"))
 
@@ -128,6 +129,13 @@ def set_namespace(descriptor):
         raise OSError(ctypes.get_errno(), "setns")
 
 
+def find_module(name):
+    """Return the path of a module of rsyslog, or None if it is not installed."""
+    paths = (path for directory in MODULE_DIRECTORIES
+             for path in glob.glob(f"{directory}/{name}.so"))
+    return next(paths, None)
+
+
 def find_ip():
     return shutil.which("ip", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
@@ -145,8 +153,7 @@ def network(require):
     with contextlib.ExitStack() as stack:
         network = Network()
         if os.geteuid() == 0:
-            if find_ip() is None:
-                require("iproute2")
+            require("iproute2", find_ip())
             with contextlib.suppress(PermissionError):
                 network = stack.enter_context(Namespaces())
         yield network
@@ -260,8 +267,8 @@ def make_pair(example, directory, network, start_sender, request, require):
     usual_ports = {"udp": 514, "tcp": 10514, "relp": 2514}
 
     def make(transport):
-        if transport == "relp" and not any(glob.glob(f"{each}/omrelp.so") for each in MODULES):
-            require("rsyslog-relp")
+        if transport == "relp":
+            require("rsyslog-relp", find_module("omrelp"))
         port = network.port(usual_ports[transport])
         own = directory / "r"
         old, new = f'port="{usual_ports[transport]}"', f'port="{port}"'
@@ -328,9 +335,8 @@ def test_rsyslogd_takes_the_example(name, repository, directory, require):
     """`rsyslogd -N1` knows each parameter."""
     text = (repository / "examples" / "rsyslog" / name).read_text()
     for module in re.findall(r'^module\(load="(\w+)"', text, re.MULTILINE):
-        if not any(glob.glob(f"{each}/{module}.so") for each in MODULES):
-            require(f"rsyslog's module {module}")
-    program = find_rsyslogd() or require("rsyslogd")
+        require(f"rsyslog's module {module}", find_module(module))
+    program = require("rsyslogd", find_rsyslogd())
     configuration = directory / "rsyslog.conf"
     configuration.write_text((PREAMBLE + REST).format(
         directory=directory, rest_log=directory / "rest.log") + text)

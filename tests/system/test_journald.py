@@ -6,9 +6,9 @@ import sys
 from datetime import datetime
 
 import pytest
+from support import wait_until
 
 import fastlog
-from fastlog._daemons.daemon import wait_until
 from fastlog._frontend.journal_entry import OWN_FIELDS
 
 IDENT = "test-journal"

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 
 @pytest.fixture

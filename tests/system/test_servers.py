@@ -7,8 +7,7 @@ import subprocess
 import sys
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 APPLICATION = """
 import logging, os

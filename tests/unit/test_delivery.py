@@ -5,8 +5,7 @@ import socket
 import threading
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 MARK = " [... cut by fastlog]"
 PAGE = mmap.PAGESIZE

@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
+from support import wait_until
 
 import fastlog
-from fastlog._daemons.daemon import wait_until
 
 PROGRAM = """
 import logging, sys

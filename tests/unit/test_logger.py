@@ -10,10 +10,10 @@ import threading
 import time
 
 import pytest
+from support import wait_until
 
 import fastlog
 from fastlog import loggers
-from fastlog._daemons.rsyslogd import wait_until
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import socket
 import time
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 LOOPBACKS = [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
 TIMEOUT = 30

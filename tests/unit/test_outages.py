@@ -8,8 +8,7 @@ import sys
 import time
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from support import wait_until
 
 import fastlog
-from fastlog._daemons.rsyslogd import wait_until
 
 # This rsyslogd writes each parsed record as a line of JSON. The configuration of its input is the
 # documented one: docs/formats.md.

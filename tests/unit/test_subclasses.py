@@ -8,9 +8,9 @@ import sys
 import threading
 
 import pytest
+from support import wait_until
 
 import fastlog
-from fastlog._daemons.daemon import wait_until
 
 
 class NonBlocking(fastlog.SysLogHandler):

@@ -6,8 +6,7 @@ import resource
 import time
 
 import pytest
-
-from fastlog._daemons.rsyslogd import wait_until
+from support import wait_until
 
 NEVER = 1e6  # seconds; with this linger, the writer does not poll again by itself
 
