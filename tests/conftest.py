@@ -1,4 +1,7 @@
-"""The fixtures that the tests share. The classes and functions behind them are in tests/support."""
+"""The fixtures that the tests share, and the markers that follow from a test's place and fixtures.
+
+The classes and functions behind the fixtures are in tests/support.
+"""
 from __future__ import annotations
 
 import functools
@@ -22,6 +25,26 @@ from support.threads import WriterThreads
 
 import fastlog
 from fastlog._daemons.rsyslogd import find_rsyslogd
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+
+# The markers of tests that use a fixture.
+MARKERS = {
+    "start_rsyslogd": (pytest.mark.daemon,),
+    "journald": (pytest.mark.daemon, pytest.mark.root),
+    "as_root": (pytest.mark.root,),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Set the markers `unit`, `daemon` and `root`."""
+    for item in items:
+        if UNIT_TESTS in item.path.parents:
+            item.add_marker(pytest.mark.unit)
+        for fixture in MARKERS.keys() & set(item.fixturenames):
+            for marker in MARKERS[fixture]:
+                item.add_marker(marker)
+
 
 # --- the environment of the tests -----------------------------------------------------------------
 

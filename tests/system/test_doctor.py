@@ -333,6 +333,7 @@ doctor()
 """
 
 
+@pytest.mark.daemon
 def test_own_machine(as_root, require, tmp_path):
     """No syslog; a dead one; then journald; rsyslogd behind it; that stopped; journald stopped."""
     programs = [require("systemd-journald", find_journald()),

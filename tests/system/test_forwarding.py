@@ -330,6 +330,7 @@ def spool_files(machine, name):
 
 # --- one machine -----------------------------------------------------------------------------
 
+@pytest.mark.daemon
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_rsyslogd_takes_the_example(name, repository, directory, require):
     """`rsyslogd -N1` knows each parameter."""
@@ -515,6 +516,7 @@ def test_relp_killed_in_mid_flow(make_pair, program_on):
     assert len(before) - WINDOW <= after[0] <= len(before)
 
 
+@pytest.mark.root
 def test_relp_repeats_what_was_not_acknowledged(make_pair, program_on, network):
     """A record that was written but whose acknowledgement got lost comes twice."""
     if network.receiver is None:

@@ -198,6 +198,7 @@ def in_zone():
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @settings(max_examples=800, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])

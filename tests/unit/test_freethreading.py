@@ -217,6 +217,7 @@ def test_threads_overflow_a_tiny_ring(overflow, make_log, sink):
     assert all(thread_numbers == sorted(set(thread_numbers)) for thread_numbers in numbers.values())
 
 
+@pytest.mark.slow
 def test_spool_is_detached_while_threads_log(make_log, sink, directory):
     """close() detaches the spool while producers write, and no record is lost in the old file."""
     reader = Reader(sink)

@@ -109,6 +109,7 @@ patches = st.one_of(st.binary(min_size=1, max_size=40),
                     st.integers(0, 2**14).map(lambda word: struct.pack("=Q", word | 1 << 63)))
 
 
+@pytest.mark.slow
 @fuzz
 @given(data=st.data())
 def test_undamaged_records_are_recovered(valid_spool, read_spool, tmp_path, data):
@@ -142,6 +143,7 @@ def test_record_with_a_wrong_length_hides_no_other_record(valid_spool, read_spoo
         assert read_spool(tmp_path / "spool") == records[:i] + records[i + 1:]
 
 
+@pytest.mark.slow
 @fuzz
 @given(data=st.data())
 def test_arbitrary_damage_does_not_crash_the_reader(valid_spool, read_spool, tmp_path, data):

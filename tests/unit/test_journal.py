@@ -260,6 +260,7 @@ for _ in range(3):
 NAME = st.text(max_size=80)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(extra=st.dictionaries(NAME, st.text() | st.binary() | st.integers() | st.none(), max_size=5),

@@ -118,6 +118,7 @@ def test_close_reports_undelivered_records(handler, log, sink, capsys, threads):
     assert received == [b"<14>%d\0" % i for i in range(100)] + [b"<14>reopened\0"]
 
 
+@pytest.mark.slow
 def test_flush_and_close_share_one_timeout(make_handler, sink, logger_for, capsys):
     """flush() and close(), both called by logging.shutdown(), together take one close_timeout."""
     handler = make_handler(sink.path, close_timeout=2.0)

@@ -136,6 +136,7 @@ def test_stderr_redirected_to_logging_does_not_recurse(make_handler, make_sink, 
         b"<14>x\0", b"<14>y\0", b"<14>z\0"]
 
 
+@pytest.mark.slow
 def test_daemon_is_killed_and_restarted_five_times(make_handler, start_rsyslogd, logger_for,
                                                    read_stderr):
     """A daemon killed under 2,000 records/s loses only the records that it had received.

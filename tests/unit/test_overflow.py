@@ -73,6 +73,7 @@ def test_stall_ends_when_the_daemon_accepts_records(make_handler, sink, logger_f
     assert again == b"<14>again\0" and report.startswith(b"<12>fastlog: 1 messages lost (stalled:")
 
 
+@pytest.mark.slow
 def test_block_waits_as_long_as_there_is_progress(make_handler, sink, logger_for):
     """A slow daemon slows the program down, but no record is lost while it makes progress."""
     handler = make_handler(sink.path, capacity=mmap.PAGESIZE, block_timeout=2.0)

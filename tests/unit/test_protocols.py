@@ -247,6 +247,7 @@ NAME = r"[!#-<>-\\^-~]{1,32}"
 ELEMENT = re.compile(rf'\[({NAME})((?: {NAME}="(?:[^"\\\]]|\\["\\\]])*")*)\]')
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.dictionaries(NAMES, st.dictionaries(NAMES, st.text() | st.integers(), max_size=3),

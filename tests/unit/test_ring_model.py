@@ -211,6 +211,7 @@ class RingMachine(RuleBasedStateMachine):
         assert self.ring.is_zero(self.ring.head, self.ring.tail + CAPACITY)
 
 
+@pytest.mark.slow
 def test_ring_matches_its_model(ring_ops, monkeypatch):
     """No sequence of operations makes the ring differ from its model."""
     monkeypatch.setattr(RingMachine, "make_ring", ring_ops.PyRing)

@@ -48,6 +48,7 @@ def test_writer_blocks_all_signals(log, sink, threads):
     assert {n for n in range(1, 65) if blocked >> (n - 1) & 1} >= expected
 
 
+@pytest.mark.slow
 def test_idle_writer_sleeps(log, sink, threads):
     """A writer with nothing to send makes no voluntary context switch within 5 s."""
     log.info("x")
