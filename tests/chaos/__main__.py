@@ -1,10 +1,10 @@
-"""Chaos: the real handler in front of daemons that stop, die and come back. `make chaos`.
+"""Chaos: the real handler with daemons that stop, die and recover. `make chaos`.
 
-Threads and forked processes log numbered records, with rings that are too small, and end in
-every way; nothing may be lost without a word. All that is decided comes from the seed, so that a
-round can be repeated; what happens at what moment is up to the operating system.
+Threads and forked processes log numbered records to rings that are too small, and end in every
+way. Every lost record must be reported. All decisions come from the seed, so a round can be
+repeated, but the timing is up to the operating system.
 
-Exit status: 0 if all properties of check.py held, else 1.
+The exit status is 0 if all properties of check.py held, and otherwise 1.
 """
 from __future__ import annotations
 
@@ -25,41 +25,46 @@ from rounds import Round
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("chaos", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--seconds", type=float, default=120, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6),
+                        help="default: a random number")
+    parser.add_argument("--seconds", type=float, default=120,
+                        help="start no new round after this time (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="N",
-                        help="begin with this round, to repeat it")
-    parser.add_argument("--rounds", type=int, metavar="N", help="so many, whatever time they take")
+                        help="start with round N, to repeat it")
+    parser.add_argument("--rounds", type=int, metavar="N",
+                        help="run N rounds, however long they take")
     parser.add_argument("--bursts", type=int, default=100, metavar="N",
-                        help="of records, from each thread in a round (default: %(default)s)")
+                        help="bursts of records from each thread in a round (default: %(default)s)")
     parser.add_argument("--soak", type=int, default=0, metavar="N",
-                        help="first send N records and look at memory and descriptors")
+                        help="first send N records and check memory and descriptors")
     parser.add_argument("--keep", action="store_true", help="keep the files of a failed round")
     return parser.parse_args()
 
 
 def run_round(options: argparse.Namespace, number: int) -> bool:
+    """Run a round, print its outcome, and return whether all properties held."""
     directory = Path(tempfile.mkdtemp(prefix="fl-"))
     this = Round(options.seed, number, directory, options.bursts)
     began = time.monotonic()
     failure = ""
     try:
-        came = this.run()
+        count = this.run()
     except (check.Violation, subprocess.SubprocessError, OSError) as error:
         failure = f"{type(error).__name__}: {error}"
     if failure:
         print(f"\nround {number} FAILED: {failure}\n\nplan: {json.dumps(this.plan, indent=1)}\n"
-              f"\ndone to the daemon: {', '.join(this.log)}\n\nrepeat it: "
+              f"\ndaemon events: {', '.join(this.log)}\n\nrepeat it with: "
               f"--seed {options.seed} --bursts {options.bursts} --first {number} --rounds 1")
         if options.keep:
             print(f"files: {directory}")
             return False
     else:
         plan = this.plan
-        print(f"round {number}: {came} records in {time.monotonic() - began:.1f} s, "
+        print(f"round {number}: {count} records in {time.monotonic() - began:.1f} s, "
               f"{plan['options']['overflow']}, {plan['options']['capacity']} bytes"
               f"{', spool' * ('spool' in plan['options'])}{', rsyslogd' * plan['plain']}; "
-              f"{[each['what'] for each in plan['actions']]}; {len(this.log)} troubles", flush=True)
+              f"{[action['kind'] for action in plan['actions']]}; {len(this.log)} daemon events",
+              flush=True)
     shutil.rmtree(directory)
     return not failure
 
@@ -76,7 +81,7 @@ def main() -> int:
         if not run_round(options, number):
             return 1
         number += 1
-    print(f"{number - options.first} rounds: nothing was lost without a word")
+    print(f"{number - options.first} rounds: every lost record was reported")
     return 0
 
 

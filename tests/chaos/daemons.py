@@ -1,4 +1,4 @@
-"""The daemons of a chaos run, and what can happen to them."""
+"""The daemons of a chaos run, and the faults that they can have."""
 from __future__ import annotations
 
 import contextlib
@@ -11,26 +11,29 @@ from pathlib import Path
 
 import receiver
 
-from fastlog._daemons.rsyslogd import wait_until
-
 sys.path.append(str(Path(__file__).parents[1]))
+from support import wait_until
 from support.daemons import Rsyslogd
 
-#: Datagrams that the kernel keeps for a socket, and loses with it: unix(7), max_dgram_qlen.
+#: Datagrams in a socket's queue, which are lost with the socket: unix(7), max_dgram_qlen.
 QUEUE = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
 TIMEOUT = 60  # seconds
-_SLOW = 0.002  # seconds for a record
+_DELAY = 0.002  # seconds that a slow receiver takes for a record
 
 
 class SimulatedDaemon:
     """A datagram socket with a receiver process.
 
-    may_lose: datagrams that may have been lost in the kernel.
+    Attributes:
+        plain: whether records must be free of control characters.
+        faults: the names of methods that disturb the daemon without losing a datagram.
+        hard_faults: `faults`, and those that may lose datagrams.
+        may_lose: the number of datagrams that may have been lost in the kernel.
     """
 
     plain = False
-    troubles = ("pause", "slow", "kill", "stop")
-    hard_troubles = (*troubles, "die")
+    faults = ("pause", "slow", "kill", "stop")
+    hard_faults = (*faults, "die")
 
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "log")
@@ -61,14 +64,14 @@ class SimulatedDaemon:
 
     def slow(self) -> None:
         self._kill_receiver()
-        self._start_receiver(_SLOW)
+        self._start_receiver(_DELAY)
 
     def kill(self) -> None:
-        """The receiver's end, while its socket lives on."""
+        """Kill the receiver. Its socket stays open."""
         self._kill_receiver()
 
     def stop(self) -> None:
-        """Take no more, write down what is there, and go: nothing is lost."""
+        """Stop in order: store all queued datagrams and close the socket. Nothing is lost."""
         os.unlink(self.path)
         self._listener.shutdown(socket.SHUT_RD)
         self._kill_receiver()
@@ -76,7 +79,7 @@ class SimulatedDaemon:
         self._close()
 
     def die(self) -> None:
-        """Go, with what is in the socket's queue."""
+        """Close the socket and lose the datagrams in its queue."""
         os.unlink(self.path)
         self._kill_receiver()
         self._close()
@@ -87,7 +90,7 @@ class SimulatedDaemon:
         self._listener = None
 
     def recover(self) -> None:
-        """Work well again, whatever happened."""
+        """Resume normal work after any fault."""
         if self._listener is None:
             self.start()
         else:
@@ -95,20 +98,20 @@ class SimulatedDaemon:
             self._start_receiver()
 
     def finish(self) -> list[bytes]:
-        """Go; returns all that came."""
+        """Stop and return all datagrams that arrived."""
         self.stop()
         return list(receiver.read_log(self._log))
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End the receiver process if it still runs."""
         self._kill_receiver()
 
 
 class RealDaemon:
-    """rsyslogd. What is in its socket's queue when it ends is lost."""
+    """rsyslogd. When it ends, it loses the datagrams in its socket's queue."""
 
     plain = True
-    troubles = hard_troubles = ("pause", "stop")
+    faults = hard_faults = ("pause", "stop")
 
     _CONFIGURATION = """\
 global(workDirectory="{directory}" maxMessageSize="{max_message_size}")

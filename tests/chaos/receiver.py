@@ -1,7 +1,8 @@
-"""A receiver of datagrams that loses none, though it may be killed: `receiver.py FD LOG DELAY`.
+"""A receiver of datagrams that loses none even if it is killed: `receiver.py FD LOG DELAY`.
 
-It looks at a datagram, writes it down, and only then takes it. Its socket lives on in the process
-that started it. After a restart what it wrote down last may still be there to be taken.
+It peeks at a datagram, writes it to the log, and only then removes it from the queue. Its socket
+stays open in the process that started it. After a restart, the last datagram in the log may still
+be in the queue.
 """
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LENGTH = struct.Struct("=I")
-_LONGEST = 1 << 18
+_SIZE_MAX = 1 << 18  # bytes of a datagram
 
 
 def read_log(path: str) -> Iterator[bytes]:
-    """The datagrams in a log; one that was not written to its end is none."""
+    """Yield the datagrams in a log, without one that was only written in part."""
     with open(path, "rb") as file:
         content = file.read()
     position = 0
@@ -32,7 +33,7 @@ def read_log(path: str) -> Iterator[bytes]:
 
 
 class Log:
-    """The file, to be continued."""
+    """The log file. It is opened to be continued."""
 
     def __init__(self, path: str) -> None:
         self.last = b""
@@ -51,9 +52,12 @@ class Log:
 
 
 def receive(listener: socket.socket, path: str, delay: float = 0.0) -> None:
-    """Write down what comes, until the socket is shut down and empty."""
+    """Write datagrams to the log until the socket is shut down and empty.
+
+    delay: seconds to sleep after each datagram.
+    """
     log = Log(path)
-    while data := listener.recv(_LONGEST, socket.MSG_PEEK):
+    while data := listener.recv(_SIZE_MAX, socket.MSG_PEEK):
         if data != log.last:
             log.add(data)
         log.last = b""

@@ -1,4 +1,4 @@
-"""One round of chaos: a plan drawn from a seed, a daemon in trouble, a process that logs."""
+"""One round of chaos: a plan drawn from a seed, a daemon with faults, a process that logs."""
 from __future__ import annotations
 
 import json
@@ -14,13 +14,13 @@ import worker
 from daemons import TIMEOUT, RealDaemon, SimulatedDaemon
 
 POLICIES = ("block", "drop_new", "drop_oldest")
-_ORDERLY_ENDS = ("exit", "close")
-_CHILDREN_ENDS = (*_ORDERLY_ENDS, "multiprocessing", "_exit", "kill")
-_TROUBLE_MAX = 0.4  # seconds
+_ORDERLY_ENDINGS = ("exit", "close")
+_CHILD_ENDINGS = (*_ORDERLY_ENDINGS, "multiprocessing", "_exit", "kill")
+_FAULT_MAX = 0.4  # seconds, the longest duration of a fault and of the pause before it
 
 
 def draw_plan(seed: int, number: int, directory: Path, bursts: int) -> dict:
-    """All that is decided beforehand. Policies and spools take turns, all else is drawn."""
+    """Return all decisions of a round. Policies and spools alternate, and the rest is drawn."""
     drawn = random.Random(f"{seed} {number}")
     options = {"overflow": POLICIES[number % 3],
                "capacity": 1 << drawn.choice((12, 13, 14, 16, 18)),
@@ -35,39 +35,39 @@ def draw_plan(seed: int, number: int, directory: Path, bursts: int) -> dict:
     plan = {"name": f"p{number}", "seed": f"{seed} {number}", "directory": str(directory),
             "options": options, "threads": threads, "bursts": bursts, "plain": real,
             "fast": drawn.random() < 0.5, "hard": drawn.random() < 0.2,
-            "end": drawn.choice(_ORDERLY_ENDS), "actions": []}
-    whats = ["flush", "fork"] if is_killed else ["flush", "fork", "fork", "close"]
+            "ending": drawn.choice(_ORDERLY_ENDINGS), "actions": []}
+    kinds = ["flush", "fork"] if is_killed else ["flush", "fork", "fork", "close"]
     total = threads * bursts
     for after in sorted(drawn.randrange(total) for _ in range(drawn.randrange(6))):
-        action = {"after": after, "what": drawn.choice(whats),
+        action = {"after": after, "kind": drawn.choice(kinds),
                   "timeout": drawn.choice((0.0, 0.01, 1.0))}
-        if action["what"] == "fork":
+        if action["kind"] == "fork":
             action.update(name=f"p{number}.{after}.{len(plan['actions'])}",
-                          how=drawn.choice(_CHILDREN_ENDS))
+                          ending=drawn.choice(_CHILD_ENDINGS))
         plan["actions"].append(action)
     if is_killed:
-        plan["actions"].append({"after": drawn.randrange(total // 2, total), "what": "kill"})
+        plan["actions"].append({"after": drawn.randrange(total // 2, total), "kind": "kill"})
         plan["actions"].sort(key=lambda action: action["after"])
-        del plan["actions"][[action["what"] for action in plan["actions"]].index("kill") + 1:]
+        del plan["actions"][[action["kind"] for action in plan["actions"]].index("kill") + 1:]
     return plan
 
 
 def endings_of(plan: dict) -> dict[str, check.Ending]:
-    """How each process of the plan ends."""
-    def ending(how: str) -> check.Ending:
-        is_abrupt = how == "kill"
-        return check.Ending(how not in ("kill", "_exit"), is_abrupt, "spool" in plan["options"])
+    """Return how each process of the plan ends."""
+    def make_ending(name: str) -> check.Ending:
+        is_abrupt = name == "kill"
+        return check.Ending(name not in ("kill", "_exit"), is_abrupt, "spool" in plan["options"])
 
-    is_killed = any(action["what"] == "kill" for action in plan["actions"])
-    found = {plan["name"]: ending("kill" if is_killed else plan["end"])}
+    is_killed = any(action["kind"] == "kill" for action in plan["actions"])
+    endings = {plan["name"]: make_ending("kill" if is_killed else plan["ending"])}
     for action in plan["actions"]:
-        if action["what"] == "fork":
-            found[action["name"]] = ending(action["how"])
-    return found
+        if action["kind"] == "fork":
+            endings[action["name"]] = make_ending(action["ending"])
+    return endings
 
 
 class Round:
-    """Runs a plan. `log` is what was done, in order."""
+    """Runs a plan. `log` lists the faults and recoveries in order."""
 
     def __init__(self, seed: int, number: int, directory: Path, bursts: int) -> None:
         self.directory = directory
@@ -78,32 +78,33 @@ class Round:
         self.plan["address"] = self.daemon.path
 
     def run(self) -> int:
-        """Returns the number of records that came. Raises check.Violation."""
+        """Run the plan and return the number of datagrams that arrived. Raises check.Violation."""
         try:
             self.daemon.start()
-            self._log_in_trouble()
+            self._run_process()
             if "spool" in self.plan["options"]:
                 self._recover()
-            came = self.daemon.finish()
+            datagrams = self.daemon.finish()
         finally:
             self.daemon.close()
-        return check.check_round(self.directory, self.plan, endings_of(self.plan), came,
+        return check.check_round(self.directory, self.plan, endings_of(self.plan), datagrams,
                                  self.daemon.may_lose)
 
-    def _log_in_trouble(self) -> None:
-        """Returns when the process and all of its children are gone."""
+    def _run_process(self) -> None:
+        """Run the logging process while faults occur, until it and all its children have ended."""
         plan = self.directory / "plan"
         plan.write_text(json.dumps(self.plan))
-        alive, held = os.pipe()      # the other end is closed by the last of them
+        # Each process inherits the write end. The read end reports when the last one has ended.
+        alive, inherited = os.pipe()
         process = subprocess.Popen([sys.executable, worker.__file__, str(plan)], text=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   pass_fds=[held])
-        os.close(held)
+                                   pass_fds=[inherited])
+        os.close(inherited)
         try:
-            self._make_trouble(process)
-            said = process.communicate("finish\n" if self._is_alive(process) else None,
-                                       timeout=TIMEOUT)
-            check.require(not said[0], f"the process said {said[0]!r}")
+            self._cause_faults(process)
+            output, _ = process.communicate("finish\n" if self._is_alive(process) else None,
+                                            timeout=TIMEOUT)
+            check.require(not output, f"the process printed {output!r}")
             check.require(select.select([alive], [], [], TIMEOUT)[0] != [],
                           "a child of the process did not end")
         except subprocess.TimeoutExpired:
@@ -120,23 +121,24 @@ class Round:
     def _is_alive(process: subprocess.Popen[str]) -> bool:
         return process.poll() is None
 
-    def _make_trouble(self, process: subprocess.Popen[str]) -> None:
-        """Until the process says that it has logged all, or is gone."""
-        troubles = self.daemon.hard_troubles if self.plan["hard"] else self.daemon.troubles
-        while not self._says_something(process, self._drawn.random() * _TROUBLE_MAX):
-            trouble = self._drawn.choice(troubles)
-            self.log.append(trouble)
-            getattr(self.daemon, trouble)()
-            self._says_something(process, self._drawn.random() * _TROUBLE_MAX)
+    def _cause_faults(self, process: subprocess.Popen[str]) -> None:
+        """Cause faults until the process reports that it has logged everything, or has ended."""
+        faults = self.daemon.hard_faults if self.plan["hard"] else self.daemon.faults
+        while not self._has_output(process, self._drawn.random() * _FAULT_MAX):
+            fault = self._drawn.choice(faults)
+            self.log.append(fault)
+            getattr(self.daemon, fault)()
+            self._has_output(process, self._drawn.random() * _FAULT_MAX)
             self.daemon.recover()
         process.stdout.readline()
 
     @staticmethod
-    def _says_something(process: subprocess.Popen[str], seconds: float) -> bool:
+    def _has_output(process: subprocess.Popen[str], seconds: float) -> bool:
+        """Wait for output, or for the end of the process, and return whether that occurred."""
         return select.select([process.stdout], [], [], seconds)[0] != []
 
     def _recover(self) -> None:
-        """By the command, or by a new process with the same spool, which then logs nothing."""
+        """Recover the spools with the command, or with a new handler that has the same spool."""
         spool = self.plan["options"]["spool"]
         if self._drawn.random() < 0.5:
             command = ["-m", "fastlog", "recover", spool]
@@ -151,5 +153,5 @@ class Round:
                               timeout=2 * TIMEOUT)
         self.log.append(done.stdout + done.stderr)
         check.require(done.returncode == 0, f"recovery failed: {done}")
-        left = list(self.directory.glob("spool*"))
-        check.require(left == [], f"recovery left files: {left}")
+        files = list(self.directory.glob("spool*"))
+        check.require(files == [], f"recovery left files: {files}")

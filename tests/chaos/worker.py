@@ -1,14 +1,15 @@
-"""The process that logs in a chaos run: `worker.py PLAN`. What it does is in the plan, as JSON.
+"""The process that logs in a chaos run: `worker.py PLAN`. The plan is a JSON file.
 
-Each process, forked ones too, leaves a ledger of its calls, and if it ends well its counters.
+Each process, including forked ones, leaves a ledger of its calls. If it ends in order, it also
+leaves its counters.
 """
 from __future__ import annotations
 
 import atexit
 
-# The first exit function to be registered is the last to be called, after logging's.
-_at_the_end = []
-atexit.register(lambda: [call() for call in _at_the_end])
+# The exit function that is registered first is called last, after that of logging.
+_exit_calls = []
+atexit.register(lambda: [call() for call in _exit_calls])
 
 # ruff: noqa: E402
 import json
@@ -28,12 +29,12 @@ import records
 import fastlog
 
 TIMEOUT = 60  # seconds
-BURSTS = (1, 3, 20, 100)
-PAUSE = 0.02  # seconds between bursts, at most
+BURSTS = (1, 3, 20, 100)  # records in a burst
+PAUSE_MAX = 0.02  # seconds between bursts
 
 
 class Handler(fastlog.SysLogHandler):
-    """Notes which records are dropped."""
+    """Writes into the ledger which records are dropped."""
 
     process = None
 
@@ -47,7 +48,7 @@ class Handler(fastlog.SysLogHandler):
 
 
 class Process:
-    """This process: it logs, and keeps account of that."""
+    """The current process, which logs records and notes the outcome of each call."""
 
     def __init__(self, plan, name, handler, threads):
         self.plan = plan
@@ -78,36 +79,37 @@ class Process:
                     self.ledger.set(thread, number, records.ACCEPTED)
                 number += 1
             self.done[thread] += 1
-            time.sleep(drawn.random() * PAUSE)
+            time.sleep(drawn.random() * PAUSE_MAX)
 
     def watch_sums(self):
-        """Look at the counters all the time."""
-        before = self.handler.stats()
+        """Check the counters once a millisecond."""
+        previous = self.handler.stats()
         while not self._is_over.wait(0.001):
-            now = self.handler.stats()
-            self._check_sums(before, now)
-            before = now
+            current = self.handler.stats()
+            self._check_sums(previous, current)
+            previous = current
 
-    def _check_sums(self, before, now):
-        losses = sum(sum(each.values()) for each in now.losses.values())
-        for holds, what in (
-                (now.submitted == now.accepted + now.dropped, "submitted == accepted + dropped"),
-                (now.accepted == now.sent + now.discarded + now.pending,
+    def _check_sums(self, previous, current):
+        losses = sum(sum(counts.values()) for counts in current.losses.values())
+        for holds, claim in (
+                (current.submitted == current.accepted + current.dropped,
+                 "submitted == accepted + dropped"),
+                (current.accepted == current.sent + current.discarded + current.pending,
                  "accepted == sent + discarded + pending"),
-                (now.dropped + now.discarded == losses, "dropped + discarded == losses"),
-                (now.pending >= 0, "pending >= 0"),
-                (0 <= now.pending_bytes <= now.capacity, "pending_bytes <= capacity"),
-                (now.high_watermark <= now.capacity, "high_watermark <= capacity"),
-                (all(getattr(now, each) >= getattr(before, each) for each in (
+                (current.dropped + current.discarded == losses, "dropped + discarded == losses"),
+                (current.pending >= 0, "pending >= 0"),
+                (0 <= current.pending_bytes <= current.capacity, "pending_bytes <= capacity"),
+                (current.high_watermark <= current.capacity, "high_watermark <= capacity"),
+                (all(getattr(current, name) >= getattr(previous, name) for name in (
                     "submitted", "accepted", "sent", "dropped", "discarded")), "counters grow")):
             if not holds:
-                self.problems.append(f"not true: {what}: {now} after {before}")
+                self.problems.append(f"not true: {claim}: {current} after {previous}")
 
     def finish_watching(self):
         self._is_over.set()
 
     def write_result(self):
-        """The counters at the end."""
+        """Store the final counters."""
         stats = self.handler.stats()._asdict()
         path = self._directory / f"{self.name}.result"
         path.with_suffix(".new").write_text(json.dumps({"stats": stats, "problems": self.problems}))
@@ -117,17 +119,17 @@ class Process:
         if not self.handler.flush(TIMEOUT):
             self.problems.append(f"flush() did not end: {self.handler.stats()}")
 
-    def end(self, how):
-        """End this process; does not return."""
-        if how == "kill":
+    def end(self, ending):
+        """End this process. Does not return."""
+        if ending == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "close":
+        if ending == "close":
             self.drain()
             self.handler.close(TIMEOUT)
-        if how in ("close", "_exit"):
+        if ending in ("close", "_exit"):
             self.write_result()
             os._exit(0)
-        _at_the_end[:] = [self.write_result]
+        _exit_calls[:] = [self.write_result]
         sys.exit(0)
 
 
@@ -137,43 +139,47 @@ def start_thread(target, *args):
     return thread
 
 
-def run_child(parent, name, how):
-    """What a forked child does: one thread of its own besides the one that forked."""
-    _at_the_end.clear()
+def run_child(parent, name, ending):
+    """Log from two threads of a forked child, and end it.
+
+    One is the thread that forked, and the other is a new one.
+    """
+    _exit_calls.clear()
     child = Process(parent.plan, name, parent.handler, 2)
     second = start_thread(child.log_bursts, 1)
     child.log_bursts(0)
-    if how != "kill":
+    if ending != "kill":
         second.join()
-    if how == "multiprocessing":     # its own exit functions flush: ours runs after them
+    if ending == "multiprocessing":
+        # The finalizer of fastlog flushes. The low priority makes this one run after it.
         multiprocessing.util.Finalize(None, child.write_result, exitpriority=-1000)
     else:
-        child.end(how)
+        child.end(ending)
 
 
-def fork(process, name, how):
-    """Start a child; returns what waits for it."""
-    if how == "multiprocessing":
+def fork(process, name, ending):
+    """Start a child and return a function that waits for it."""
+    if ending == "multiprocessing":
         child = multiprocessing.get_context("fork").Process(target=run_child,
-                                                            args=(process, name, how))
+                                                            args=(process, name, ending))
         child.start()
         return child.join
     pid = os.fork()
     if pid == 0:
-        multiprocessing.process._children.clear()   # as in children of its own
-        run_child(process, name, how)
+        multiprocessing.process._children.clear()   # as multiprocessing does in its children
+        run_child(process, name, ending)
     return lambda: os.waitpid(pid, 0)
 
 
 def act(process, action, waits):
-    what = action["what"]
-    if what == "fork":
-        waits.append(fork(process, action["name"], action["how"]))
-    elif what == "flush":
+    kind = action["kind"]
+    if kind == "fork":
+        waits.append(fork(process, action["name"], action["ending"]))
+    elif kind == "flush":
         process.handler.flush(action["timeout"])
-    elif what == "close":            # the records that come after it open it again
+    elif kind == "close":  # the next record starts the writer again
         process.handler.close(action["timeout"])
-    elif what == "kill":
+    elif kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -181,12 +187,12 @@ def await_bursts(process, count):
     deadline = time.monotonic() + TIMEOUT
     while sum(process.done) < count:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"only {process.done} bursts were logged: some call waits")
+            raise TimeoutError(f"only {process.done} bursts were logged: a call does not return")
         time.sleep(0.001)
 
 
 def main(plan):
-    logging.raiseExceptions = False      # outages are told on stderr
+    logging.raiseExceptions = False  # no outage reports on stderr
     handler = Handler(plan["address"], **plan["options"])
     process = Process(plan, plan["name"], handler, plan["threads"])
     threads = [start_thread(process.log_bursts, i) for i in range(plan["threads"])]
@@ -198,12 +204,12 @@ def main(plan):
     for thread in threads:
         thread.join()
     print("logged", flush=True)
-    sys.stdin.readline()                 # until the daemon is well
+    sys.stdin.readline()  # until the daemon has recovered
     for wait in waits:
         wait()
     process.finish_watching()
     watcher.join()
-    process.end(plan["end"])
+    process.end(plan["ending"])
 
 
 if __name__ == "__main__":
