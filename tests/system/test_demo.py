@@ -1,4 +1,4 @@
-"""python -m fastlog demo, as `make demo` runs it but shorter."""
+"""The command `fastlog demo` with fewer records than `make demo` sends."""
 import re
 import subprocess
 import sys
@@ -21,8 +21,9 @@ def check_output(text):
         assert re.search(rf"^  {name} +([\d.]+ +){{4}}[\d,]+$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_with_rsyslogd(start_rsyslogd, tmp_path):
-    """The command as a user calls it. (The fixture: rsyslogd has to be there.)"""
+    """The command succeeds with rsyslogd, which the fixture requires to be installed."""
     done = subprocess.run([sys.executable, "-m", "fastlog", "demo", "--records", "3000"],
                           capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert done.stderr == "" and done.returncode == 0
@@ -30,8 +31,9 @@ def test_with_rsyslogd(start_rsyslogd, tmp_path):
     check_output(done.stdout)
 
 
+@pytest.mark.slow
 def test_without_rsyslogd(monkeypatch, capfd):
-    """Where rsyslogd is missing a small receiver takes its place, and the demo says so."""
+    """Without rsyslogd, the demo uses a small receiver and prints that."""
     monkeypatch.setattr(demo, "find_rsyslogd", lambda: None)
     assert main(["demo", "--records", "3000"]) == 0
     output = capfd.readouterr().out
@@ -45,9 +47,10 @@ def test_without_rsyslogd(monkeypatch, capfd):
     (["thread 0 record 0", "thread 0 record 0", "thread 1 record 0"], "record 0 instead of 1"),
     (["thread 0 record 0", "thread 1 record 0"], "1 records are missing"),
 ])
-def test_check_finds_what_is_wrong(lines, problem):
-    found = demo._check(lines, [2, 1])
-    assert found is None if problem is None else problem in found
+def test_check_finds_the_problem(lines, problem):
+    """The check reports records that are out of order, repeated or missing."""
+    result = demo._check(lines, [2, 1])
+    assert result is None if problem is None else problem in result
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -55,14 +58,16 @@ def test_check_finds_what_is_wrong(lines, problem):
     (["demo", "--records", "0"], "'0' is not a positive number"),
     (["demo", "--threads", "x"], "'x' is not a positive number")])
 def test_bad_command_line(arguments, words, capsys):
+    """A bad command line ends with status 2 and a message on stderr."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "usage: fastlog" in said and words in said
+    errors = capsys.readouterr().err
+    assert "usage: fastlog" in errors and words in errors
 
 
 def test_percentile_is_the_nearest_rank():
+    """A percentile is one of the values, by the nearest-rank method."""
     durations = list(range(1000, 0, -1))
     assert [percentile(durations, p) for p in (50, 99, 99.9, 100)] == [500, 990, 999, 1000]
     assert percentile([7], 50) == 7
@@ -70,6 +75,7 @@ def test_percentile_is_the_nearest_rank():
 
 @pytest.mark.parametrize("asleep", [True, False])
 def test_time_paced_calls_in_order_and_not_early(asleep):
+    """time_paced makes its calls in order, and none before it is due."""
     times = []
     start = time.perf_counter()
     assert len(time_paced(lambda i: times.append((i, time.perf_counter())), 20, 1000,

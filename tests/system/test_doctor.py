@@ -1,4 +1,4 @@
-"""python -m fastlog doctor, in front of real daemons in real trouble."""
+"""The command `fastlog doctor` with real daemons and real faults."""
 import json
 import logging
 import os
@@ -17,7 +17,7 @@ from fastlog._daemons.rsyslogd import find_rsyslogd
 from fastlog.cli.doctor import socket_probe
 from fastlog.cli.doctor.daemon_conf import JournaldConf, RsyslogConf, seconds
 
-# Another user may not read the directory of this Python: it is imported before.
+# Another user may not be able to read the directory of this Python. So the import comes first.
 AS_NOBODY = """
 import os, sys
 from fastlog.__main__ import main
@@ -38,28 +38,34 @@ def run_doctor(*arguments, as_nobody=False, **environment):
 
 
 def findings(*arguments, **options):
-    """By check: (status, found and todo). The exit status tells whether there is a problem."""
+    """Return {check: (status, `found` and `todo`)}, and check the exit status.
+
+    It is 1 if there is a problem, and otherwise 0.
+    """
     done = run_doctor("--json", *arguments, **options)
     report = json.loads(done.stdout)
     assert set(report) == {"fastlog", "findings"}
     found = {}
-    for each in report["findings"]:
-        assert set(each) == {"status", "check", "found", "todo"} and each["check"] not in found
-        found[each["check"]] = (each["status"], f"{each['found']} {each['todo']}".strip())
+    for finding in report["findings"]:
+        assert set(finding) == {"status", "check", "found", "todo"}
+        assert finding["check"] not in found
+        found[finding["check"]] = (finding["status"],
+                                   f"{finding['found']} {finding['todo']}".strip())
     assert done.returncode == any(status == "problem" for status, _ in found.values())
     return found
 
 
 @pytest.fixture
 def as_root():
+    """Skip tests that become another user or have a private /dev/log, unless root runs them."""
     if os.geteuid() != 0:
         if os.environ.get("CI"):
-            pytest.fail("only root can become another user or have its own /dev/log")
-        pytest.skip("only root can become another user or have its own /dev/log")
+            pytest.fail("only root can become another user or have a private /dev/log")
+        pytest.skip("only root can become another user or have a private /dev/log")
 
 
 def test_rsyslogd(rsyslogd):
-    """All is well: who listens, what its configuration says, and a record that came through."""
+    """Without a problem, the doctor reports the listener, its settings and the test record."""
     found = findings("--address", rsyslogd.socket)
     assert {check: status for check, (status, _) in found.items()} == {
         "socket": "ok", "kernel-queue": found["kernel-queue"][0], "kernel-size": "ok",
@@ -75,7 +81,7 @@ def test_rsyslogd(rsyslogd):
 
 
 def test_text(rsyslogd):
-    """Lines that fit in the terminal unless a path is longer; each says what and what to do."""
+    """The text output fits into the terminal unless a path is longer, and says what to do."""
     for columns in ("60", "200"):
         done = run_doctor("--address", rsyslogd.socket, COLUMNS=columns)
         lines = done.stdout.splitlines()
@@ -88,7 +94,7 @@ def test_text(rsyslogd):
 
 
 def test_kernel_limits(rsyslogd, directory):
-    """The longest datagram is what a socket takes that nobody raised the buffer of."""
+    """The doctor reports the queue length and the longest datagram of a default send buffer."""
     found = findings("--address", rsyslogd.socket, "--no-send")
     with open("/proc/sys/net/unix/max_dgram_qlen") as file:
         length = int(file.read())
@@ -103,6 +109,7 @@ def test_kernel_limits(rsyslogd, directory):
 
 
 def test_no_send(rsyslogd, make_handler, logger_for):
+    """With --no-send, the doctor sends no record."""
     found = findings("--address", rsyslogd.socket, "--no-send")
     assert found["round-trip"] == ("note", "No record was sent (--no-send).")
     handler = make_handler(rsyslogd.socket)
@@ -112,8 +119,9 @@ def test_no_send(rsyslogd, make_handler, logger_for):
     assert rsyslogd.rest_log.read_text().count("\n") == 1
 
 
+@pytest.mark.slow
 def test_no_rule_for_the_facility(start_rsyslogd):
-    """A record that the rules throw away is missed; of another facility it arrives."""
+    """The doctor misses a record that the rules discard, and finds one of another facility."""
     daemon = start_rsyslogd(configuration=(
         'global(workDirectory="{directory}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
         'input(type="imuxsock" Socket="{socket}")\nlocal3.* -{rest_log}\n'))
@@ -158,7 +166,7 @@ $AddUnixListenSocket {socket}
                                                  (LEGACY, LEGACY_MORE)])
 def test_settings_of_rsyslog(start_rsyslogd, directory, make_handler, logger_for, configuration,
                              more):
-    """Both languages, includes too; and rsyslogd does what the doctor says."""
+    """The doctor reads both languages and included files, and rsyslogd behaves as it reports."""
     (directory / "more").mkdir()
     included = directory / "more" / "50.conf"
     included.write_text(more.format(socket=directory / "log"))
@@ -187,7 +195,7 @@ def test_settings_of_rsyslog(start_rsyslogd, directory, make_handler, logger_for
 
 
 def test_stopped_daemon(rsyslogd, fill_queue):
-    """Known by its state as long as its queue has room, then by the queue as well."""
+    """A stopped daemon is recognized by its process state, and by its queue once that is full."""
     rsyslogd.pause()
     status, text = findings("--address", rsyslogd.socket)["socket"]
     assert status == "problem" and "stopped (state T)." in text
@@ -201,7 +209,7 @@ def test_stopped_daemon(rsyslogd, fill_queue):
 
 
 def test_hanging_daemon(sink):
-    """It runs, but takes nothing."""
+    """A daemon that runs but takes no records is a problem."""
     assert findings("--address", sink.path, "--no-send")["socket"][0] == "ok"
     sink.hang()
     status, text = findings("--address", sink.path, "--no-send")["socket"]
@@ -209,7 +217,9 @@ def test_hanging_daemon(sink):
     assert f"(pid {os.getpid()})" in text
 
 
+@pytest.mark.slow
 def test_stream_socket(make_sink):
+    """The doctor reports a stream socket and sends its test record through it."""
     sink = make_sink(kind=socket.SOCK_STREAM)
     found = findings("--address", sink.path)
     assert found["socket"] == (
@@ -218,7 +228,7 @@ def test_stream_socket(make_sink):
     assert "kernel-queue" not in found
     status, text = found["round-trip"]
     assert status == "note" and "cannot be read back" in text
-    sink.socket.accept()[0].close()  # the doctor's first connection, that sent nothing
+    sink.socket.accept()[0].close()  # the doctor's first connection, which sent nothing
     assert b"<14>fastlog-doctor: test record " in sink.take_bytes(60)
 
 
@@ -227,8 +237,8 @@ def process_name():
         return file.read().strip()
 
 
-def test_sockets_that_nobody_serves(directory):
-    """Absent, a dead file, no socket at all, a link to nothing: each says so."""
+def test_addresses_without_a_listener(directory):
+    """The doctor tells apart a missing path, an unused socket, a plain file and a broken link."""
     dead, file, link = (directory / name for name in ("dead", "file", "link"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
         daemon.bind(str(dead))
@@ -241,8 +251,8 @@ def test_sockets_that_nobody_serves(directory):
         assert found["round-trip"][0] == "note"
 
 
-def test_socket_that_one_may_not_write_to(rsyslogd, as_root):
-    """Mode 0600, and a directory that is closed."""
+def test_socket_without_write_permission(rsyslogd, as_root):
+    """The doctor reports a socket of mode 0600 and a directory that the user may not enter."""
     rsyslogd.directory.chmod(0o755)
     os.chmod(rsyslogd.socket, 0o600)
     status, text = findings("--address", rsyslogd.socket, as_nobody=True)["socket"]
@@ -253,8 +263,12 @@ def test_socket_that_one_may_not_write_to(rsyslogd, as_root):
     assert status == "problem" and "may not enter a directory of its path" in text
 
 
+@pytest.mark.slow
 def test_as_an_ordinary_user(rsyslogd, as_root):
-    """Who listens is guessed from the configuration; what may not be read is told."""
+    """An ordinary user's doctor infers the listener from the configuration.
+
+    It reports files that the user may not read.
+    """
     rsyslogd.directory.chmod(0o755)
     found = findings("--address", rsyslogd.socket, as_nobody=True)
     assert f"socket, probably of rsyslogd (pid {rsyslogd.pid});" in found["socket"][1]
@@ -267,9 +281,9 @@ def test_as_an_ordinary_user(rsyslogd, as_root):
     assert "an unknown daemon; it accepts records" in found["socket"][1]
 
 
-# --- the machine's own sockets, in namespaces of its own ------------------------------------------
+# --- the standard sockets, in private namespaces --------------------------------------------------
 
-OWN_MACHINE = """
+PRIVATE_MACHINE = """
 import atexit, os, signal, socket, subprocess, sys
 from fastlog._daemons.daemon import wait_until
 
@@ -298,12 +312,12 @@ def doctor(*arguments):
     print(done.stdout.replace("\\n", " "))
 
 doctor()
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
-    gone.bind("/dev/log")
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+    dead.bind("/dev/log")
 doctor()
 os.unlink("/dev/log")
 
-# A container's rsyslogd: its socket is not the one here.
+# The rsyslogd of a container listens on a socket with the same path in another namespace.
 with open("/run/container.conf", "w") as file:
     file.write('module(load="imuxsock" SysSock.Name="/run/systemd/journal/syslog")\\n'
                "user.* /var/log/all/container.log\\n")
@@ -334,31 +348,36 @@ doctor()
 
 
 @pytest.mark.daemon
-def test_own_machine(as_root, require, tmp_path):
-    """No syslog; a dead one; then journald; rsyslogd behind it; that stopped; journald stopped."""
+def test_standard_sockets(as_root, require, tmp_path):
+    """Without an address, the doctor examines the standard sockets.
+
+    They are missing at first. Then /dev/log is a socket without a listener. After that journald
+    listens, then rsyslogd behind it, then rsyslogd is stopped, and at last journald is stopped.
+    """
     programs = [require("systemd-journald", find_journald()),
                 require("rsyslogd", find_rsyslogd())]
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-         sys.executable, "-c", OWN_MACHINE, *programs],
+         sys.executable, "-c", PRIVATE_MACHINE, *programs],
         capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert (done.stderr, done.returncode) == ("", 0)
     nothing, dead, journald, both, deaf, stopped = (
-        [(each["status"], each["check"], each["found"]) for each in json.loads(line)["findings"]]
+        [(finding["status"], finding["check"], finding["found"])
+         for finding in json.loads(line)["findings"]]
         for line in done.stdout.splitlines())
 
     assert nothing[:2] == [("note", "socket", f"{path}: does not exist.") for path in
                            ("/dev/log", "/run/systemd/journal/dev-log")]
-    assert ("problem", "destination") in [each[:2] for each in nothing]
+    assert ("problem", "destination") in [finding[:2] for finding in nothing]
 
-    assert [each[:2] for each in dead if each[0] == "problem"] == [("problem", "socket")]
+    assert [finding[:2] for finding in dead if finding[0] == "problem"] == [("problem", "socket")]
     assert "no process listens" in dead[0][2]
 
     status, check, text = journald[0]
     assert (status, check) == ("ok", "socket") and text.startswith(
         "/dev/log (a link to /run/systemd/journal/dev-log): datagram socket of systemd-journald")
     journald = {check: (status, text) for status, check, text in journald}
-    assert "forwarding" not in journald   # to a container
+    assert "forwarding" not in journald  # the rsyslogd of the container does not count
     status, text = journald["journald-rate-limit"]
     assert status == "warning"
     assert "RateLimitBurst=77 (/etc/systemd/journald.conf)" in text
@@ -377,14 +396,15 @@ def test_own_machine(as_root, require, tmp_path):
     assert "accepts no records at present" in deaf["forwarding"][1]
 
     assert stopped[0][:2] == ("problem", "socket") and "state T" in stopped[0][2]
-    assert ("warning", "native-socket") in [each[:2] for each in stopped]
+    assert ("warning", "native-socket") in [finding[:2] for finding in stopped]
     assert stopped[-1][:2] == ("note", "round-trip")
 
 
 # --- the network ----------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_udp():
-    """Nobody listens: known once a record is sent; somebody does: no answer is all there is."""
+    """A refused datagram is a problem. Without an error, UDP does not confirm the arrival."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
         daemon.bind(("127.0.0.1", 0))
         daemon.settimeout(20)
@@ -397,7 +417,9 @@ def test_udp():
     assert found["round-trip"][0] == "problem" and "Connection refused" in found["round-trip"][1]
 
 
+@pytest.mark.slow
 def test_tcp():
+    """A refused connection and a name that cannot be resolved are problems."""
     with socket.create_server(("127.0.0.1", 0)) as daemon:
         address = f"tcp:127.0.0.1:{daemon.getsockname()[1]}"
         found = findings("--address", address)
@@ -408,9 +430,10 @@ def test_tcp():
     assert findings("--address", "tcp:a..b:514")["destination"][0] == "problem"
 
 
-# --- oddities -------------------------------------------------------------------------------------
+# --- unusual cases --------------------------------------------------------------------------------
 
-def test_path_that_is_no_text(directory):
+def test_path_that_is_not_text(directory):
+    """A path that is not valid UTF-8 is reported with escapes."""
     done = run_doctor("--address", f"{directory}/\udcff", "--no-send")
     assert done.returncode == 1 and r"\udcff: does not exist" in done.stdout
 
@@ -424,13 +447,15 @@ def test_path_that_is_no_text(directory):
     (["--facility", "24"], "facility must be"),
 ])
 def test_bad_arguments(arguments, words, capsys):
+    """Bad arguments are reported on stderr, and the exit status is 2."""
     assert main(["doctor", *arguments]) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("fastlog doctor: ") and words in output.err
 
 
-def test_a_check_that_fails_is_a_finding(monkeypatch, capsys, sink):
-    """Whatever nobody foresaw: the other checks go on, and logging is left as it was."""
+@pytest.mark.slow
+def test_failing_check_is_a_finding(monkeypatch, capsys, sink):
+    """An unexpected exception becomes a finding. The other checks run, and logging is unchanged."""
     def probe_socket(path):
         raise RuntimeError("odd")
 
@@ -442,7 +467,11 @@ def test_a_check_that_fails_is_a_finding(monkeypatch, capsys, sink):
 
 
 def test_precedence_of_journald_conf(directory):
-    """journald.conf(5): drop-ins by name, the main file first, /etc before /run and /usr/lib."""
+    """Files of journald.conf(5) take effect in the documented order.
+
+    The main file comes first, then the drop-ins by name. /etc takes precedence over /run and
+    /usr/lib.
+    """
     for path, text in {
             "etc/systemd/journald.conf":
                 "[Journal]\n#Storage=volatile\n#RateLimitBurst=1\nRateLimitBurst=2\n"
@@ -467,7 +496,7 @@ def test_precedence_of_journald_conf(directory):
 
 
 def test_documentation_names_all_checks(repository):
-    """docs/doctor.md is for those who read the JSON."""
+    """docs/doctor.md lists the names of all checks, which occur in the JSON."""
     source = "".join(path.read_text() for path in (repository / "fastlog/cli/doctor").glob("*.py"))
     names = set(re.findall(r'Finding\(\s*"\w+"[^,()]*,\s*"([\w-]+)"', source))
     page = (repository / "docs" / "doctor.md").read_text()
@@ -478,11 +507,12 @@ def test_documentation_names_all_checks(repository):
     ("30s", 30), ("0", 0), ("5min", 300), ("1h 30s", 3630), ("500ms", 0.5), ("x", None), ("", None),
     ("3 fortnights", None)])
 def test_time_spans(text, value):
+    """Time spans of journald.conf become seconds."""
     assert seconds(text) == value
 
 
 def test_debian_rsyslog_conf(directory):
-    """What a fresh installation has: rules name files, commented lines do not count."""
+    """The files of a fresh installation's rules are found, and comments are ignored."""
     (directory / "rsyslog.conf").write_text("""\
 module(load="imuxsock") # provides support for local system logging
 #module(load="imjournal")
@@ -511,7 +541,7 @@ if $programname == 'x' then -/var/log/x.log
     "module(", "load=", '"imuxsock"', ")", "(", "'", '"', "#", "/*", "*/", "\n",
     "$IncludeConfig /c", "$MaxMessageSize", " -/var/x",
     "include(file=\"/c\")", "\\", "\0", "é"]), max_size=30))
-def test_odd_rsyslog_conf(directory, parts):
-    """Whatever stands there, also a file that includes itself: no exception, and an end."""
+def test_arbitrary_rsyslog_conf(directory, parts):
+    """Any text is parsed without an exception, even if a file includes itself."""
     (directory / "c").write_text("".join(parts))
     RsyslogConf("/c", root=str(directory)).sockets()

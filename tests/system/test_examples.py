@@ -1,4 +1,4 @@
-"""examples/: each is run as its head says, and what arrives is what it logged, once, in order."""
+"""The programs in examples/ run as documented, and their records arrive once and in order."""
 import ast
 import http.client
 import os
@@ -19,7 +19,7 @@ ORDER = rb"<134>shop: shop\.orders: INFO: order (\d+) paid\0"  # 134: local0.inf
 
 
 class Reader(threading.Thread):
-    """Takes what comes to a socket: (process that sent it, datagram)."""
+    """Receives datagrams and stores them as (id of the sending process, datagram)."""
 
     def __init__(self, sink):
         super().__init__()
@@ -38,7 +38,7 @@ class Reader(threading.Thread):
             self.received.append((struct.unpack("3i", credentials)[0], data))
 
     def finish(self):
-        """All that was sent before; nothing is taken any more."""
+        """Stop reading and return everything that was sent before."""
         if not self.is_alive():
             return self.received
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
@@ -57,7 +57,7 @@ def reader(sink):
 
 @pytest.fixture
 def start(reader):
-    """Starts a program in examples/; what still runs at the end is killed."""
+    """Starts programs in examples/. Those that still run after the test are killed."""
     processes = []
 
     def start(*command, **variables):
@@ -76,7 +76,7 @@ def start(reader):
 
 
 def stop(process, number=signal.SIGTERM):
-    """End it as an init system does; it must end in peace."""
+    """End a process as an init system does, and return its output, without a traceback."""
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert "Traceback" not in output, output
@@ -84,24 +84,27 @@ def stop(process, number=signal.SIGTERM):
 
 
 def only(received, pattern):
-    """(process, number) of each record that looks like this."""
-    found = ((process, re.fullmatch(pattern, data)) for process, data in received)
-    return [(process, int(match[1])) for process, match in found if match]
+    """Return (process, number) of each record that matches a pattern."""
+    matches = ((process, re.fullmatch(pattern, data)) for process, data in received)
+    return [(process, int(match[1])) for process, match in matches if match]
 
 
 def check_orders(received, count=100, pattern=ORDER):
-    """Each once, and in order as far as they are one process's. Returns the processes."""
-    found = only(received, pattern)
-    assert sorted(number for _, number in found) == list(range(count))
-    processes = {process for process, _ in found}
-    for each in processes:
-        numbers = [number for process, number in found if process == each]
+    """Check that the orders 0 to `count` - 1 arrived once each, and in order within each process.
+
+    Return the ids of the processes.
+    """
+    orders = only(received, pattern)
+    assert sorted(number for _, number in orders) == list(range(count))
+    processes = {process for process, _ in orders}
+    for process_id in processes:
+        numbers = [number for process, number in orders if process == process_id]
         assert numbers == sorted(numbers)
     return processes
 
 
 def get(connection, target):
-    """One request, answered with 200."""
+    """Make a request, which must be answered with status 200."""
     connection.request("GET", target)
     response = connection.getresponse()
     assert response.status == 200 and response.read()
@@ -109,7 +112,7 @@ def get(connection, target):
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """To a server that listens on a unix socket."""
+    """A connection to a server that listens on a unix socket."""
 
     def __init__(self, path):
         super().__init__("localhost", timeout=20)
@@ -126,8 +129,8 @@ def listens(path):
         return probe.connect_ex(path) == 0
 
 
-def ask(path, server):
-    """100 requests, as soon as the server listens."""
+def make_requests(path, server):
+    """Wait until the server listens, and make 100 requests."""
     wait_until(lambda: server.poll() is not None or listens(path), 20, "the server")
     assert server.poll() is None, server.communicate()[0]
     for number in range(100):
@@ -135,7 +138,7 @@ def ask(path, server):
 
 
 def test_every_example_is_run():
-    """Each says in its second line how, and has a test here that does so."""
+    """Each example documents how to run it, and a test in this module runs it."""
     tests = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
         docstring = ast.get_docstring(ast.parse(path.read_text()))
@@ -145,6 +148,7 @@ def test_every_example_is_run():
 
 @pytest.mark.parametrize("name", ["dict_config.py", "file_config.py"])
 def test_configured_from_outside(start, reader, name):
+    """The records of a program that is configured by a dict or a file arrive."""
     program = start("-W", "error", name)
     assert program.communicate(timeout=30)[0] == ""
     received = reader.finish()
@@ -157,7 +161,7 @@ def test_configured_from_outside(start, reader, name):
 
 
 def test_asyncio(start, reader):
-    """Four coroutines share the orders; all are logged in the order in which they were served."""
+    """Four coroutines share the orders, which are logged in the order in which they are served."""
     program = start("-W", "error", "asyncio_app.py")
     assert program.communicate(timeout=30)[0] == ""
     received = reader.finish()
@@ -167,6 +171,7 @@ def test_asyncio(start, reader):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(start, reader, method):
+    """The records of all child processes arrive, whatever the start method."""
     program = start("multiprocessing_app.py", method)
     assert program.communicate(timeout=50)[0] == ""
     received = reader.finish()
@@ -177,6 +182,7 @@ def test_multiprocessing(start, reader, method):
 
 
 def test_structlog(start, reader):
+    """structlog's events arrive as JSON."""
     program = start("-W", "error", "structlog_app.py")
     assert program.communicate(timeout=30)[0] == ""
     received = reader.finish()
@@ -187,6 +193,7 @@ def test_structlog(start, reader):
 
 
 def test_loguru(start, reader):
+    """loguru's messages arrive."""
     program = start("-W", "error", "loguru_app.py")
     assert program.communicate(timeout=30)[0] == ""
     received = reader.finish()
@@ -195,28 +202,29 @@ def test_loguru(start, reader):
 
 
 def test_gunicorn(start, reader, directory):
-    """With --preload: the handler is made before the workers are forked."""
+    """gunicorn's records arrive although the handler is made before the workers are forked."""
     web = str(directory / "web")
     server = start("-m", "gunicorn", "-c", "gunicorn_conf.py", "--bind", f"unix:{web}",
                    "--worker-tmp-dir", directory, "gunicorn_app:application")
-    ask(web, server)
+    make_requests(web, server)
     booted = rb"<134>shop: gunicorn\.error: INFO: Booting worker.*: (\d+)\0"
     wait_until(lambda: len(only(list(reader.received), booted)) == 2, 20, "both workers")
     assert stop(server) == ""
     received = reader.finish()
     assert server.pid not in check_orders(received)
     check_orders(received, pattern=rb'<134>shop: gunicorn\.access: INFO: .*"GET /pay/(\d+) .*\0')
-    rest = [each for each in received if b"/pay/" not in each[1] and b"order " not in each[1]]
+    rest = [(process, data) for process, data in received
+            if b"/pay/" not in data and b"order " not in data]
     assert (server.pid, b"<134>shop: shop.orders: INFO: application loaded\0") in rest
     assert len(only(rest, booted)) == 2
     assert len(rest) == len(set(rest))
 
 
 def test_fastapi(start, reader, directory):
-    """uvicorn starts its workers anew (spawn): each makes a handler."""
+    """The records of uvicorn's workers arrive. Each worker is spawned and makes its own handler."""
     web = str(directory / "web")
     server = start("-m", "uvicorn", "fastapi_app:app", "--workers", "2", "--uds", web)
-    ask(web, server)
+    make_requests(web, server)
     started = b"<134>shop: uvicorn.error: INFO: Application startup complete.\0"
     wait_until(lambda: [data for _, data in list(reader.received)].count(started) == 2, 20,
                "both workers")
@@ -227,21 +235,26 @@ def test_fastapi(start, reader, directory):
 
 
 def test_django(start, reader):
+    """The records of Django's development server arrive."""
     server = start("django_app.py", "runserver", "--noreload", "127.0.0.1:0")
     for line in server.stdout:
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
+        if match := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
             break
     for number in range(100):
-        get(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20), f"/pay/{number}")
+        get(http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=20), f"/pay/{number}")
     stop(server, signal.SIGINT)
     received = reader.finish()
     assert check_orders(received) == {server.pid}
     check_orders(received, pattern=rb'<134>shop: django\.server: INFO: "GET /pay/(\d+) .*\0')
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_celery(start, reader, tmp_path):
-    """A worker forks its pool. The broker keeps no order, but a child's records are in order."""
+    """Each record of Celery's forked pool arrives, in order within a child process.
+
+    The broker does not preserve the order of the tasks.
+    """
     queue = str(tmp_path / "queue")
     worker = start("-m", "celery", "-A", "celery_app", "worker", "--concurrency", "2",
                    "--without-gossip", "--without-mingle", SHOP_QUEUE=queue)

@@ -1,7 +1,7 @@
-"""Beyond one machine: the configurations in examples/rsyslog, run by real rsyslogds.
+"""Forwarding to another machine: real rsyslogds run the configurations in examples/rsyslog.
 
-As root the sending and the receiving rsyslogd have a network namespace each, joined by a veth
-pair; where namespaces are not allowed they talk over the loopback interface.
+With root privileges, the sending and the receiving rsyslogd have a network namespace each, and a
+veth pair connects them. Where namespaces are not allowed, they use the loopback interface.
 """
 import contextlib
 import ctypes
@@ -22,12 +22,12 @@ from support.daemons import Rsyslogd
 
 from fastlog._daemons.rsyslogd import LineCount, find_rsyslogd
 
-TIMEOUT = 40  # seconds; how long a test waits for something that must come
-WINDOW = 128  # librelp's default: so many records are sent ahead of their acknowledgements
+TIMEOUT = 40  # seconds that a test waits for something that must happen
+WINDOW = 128  # records that are sent ahead of their acknowledgements, by librelp's default
 
-# A record that is alone in its queue's batch when the receiver turns out to be gone is put back
-# into the queue, behind the others, although it is kept and sent as well (rsyslog 8.2302).
-PUT_BACK = 1
+# If a queue's batch contains a single record when rsyslogd detects that the receiver is gone, the
+# record returns to the end of the queue, and is sent twice (rsyslog 8.2302).
+REQUEUED = 1
 MODULE_DIRECTORIES = ["/usr/lib/*/rsyslog", "/usr/lib*/rsyslog"]  # of Debian, of others
 EXAMPLES = sorted(path.name for path in
                   (Path(__file__).parents[2] / "examples/rsyslog").glob("*.conf"))
@@ -35,12 +35,12 @@ EXAMPLES = sorted(path.name for path in
 CLONE_NEWNET = 0x40000000
 LISTEN, ESTABLISHED = 0x0A, 0x01  # states in proc_net_tcp(5)
 
-# What every private rsyslogd needs and no user copies.
+# Settings of a private rsyslogd, which users do not need.
 PREAMBLE = """\
 global(workDirectory="{directory}")
 module(load="imuxsock" SysSock.Use="off")
 """
-# All records, to see what the daemon has been through with.
+# A rule that writes all records, which shows how many the daemon has processed.
 REST = """\
 action(type="omfile" file="{rest_log}")
 """
@@ -48,19 +48,21 @@ action(type="omfile" file="{rest_log}")
 pytestmark = pytest.mark.timeout(120)
 
 
-# --- two machines ----------------------------------------------------------------------------
+# --- two machines ---------------------------------------------------------------------------------
 
 class Network:
-    """Two machines: network namespaces, or the loopback interface for both.
+    """Two machines that share the loopback interface.
 
-    `sender` and `receiver` name the namespaces; None: no namespace.
+    Attributes:
+        sender, receiver: the names of their network namespaces, or None.
+        address: the receiver's IP address.
     """
 
     sender = receiver = None
-    address = "127.0.0.1"  # the receiver's
+    address = "127.0.0.1"
 
     def port(self, usual):
-        """A free port of the receiver's; the usual one if it has a network of its own."""
+        """Return a free port of the receiver, which is the usual one if it has a namespace."""
         if self.receiver is not None:
             return usual
         with socket.socket() as probe:
@@ -69,23 +71,23 @@ class Network:
 
     @contextlib.contextmanager
     def inside(self, namespace):
-        """Have this thread, and what it starts meanwhile, in a namespace."""
+        """Move this thread, and the processes that it starts, into a namespace."""
         if namespace is None:
             yield
             return
-        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        previous = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         other = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
         try:
             set_namespace(other)
             yield
         finally:
-            set_namespace(own)
-            os.close(own)
+            set_namespace(previous)
+            os.close(previous)
             os.close(other)
 
 
 class Namespaces(Network):
-    """Two network namespaces joined by a veth pair."""
+    """Two network namespaces that a veth pair connects."""
 
     numbers = itertools.count()
     address = "10.99.0.2"
@@ -116,7 +118,7 @@ class Namespaces(Network):
 
     @contextlib.contextmanager
     def one_way(self):
-        """Nothing gets from the receiver back to the sender."""
+        """Discard all packets from the receiver to the sender."""
         ip("-n", self.receiver, "route", "add", "blackhole", "10.99.0.1/32")
         try:
             yield
@@ -150,6 +152,7 @@ def ip(*arguments):
 
 @pytest.fixture
 def network(require):
+    """The network of two machines, with namespaces if they are allowed."""
     with contextlib.ExitStack() as stack:
         network = Network()
         if os.geteuid() == 0:
@@ -159,11 +162,11 @@ def network(require):
         yield network
 
 
-# --- rsyslogds that run the examples ---------------------------------------------------------
+# --- rsyslogds that run the examples --------------------------------------------------------------
 
 @pytest.fixture
 def example(repository):
-    """Reads an example, with other constants; each must be there exactly once."""
+    """Reads an example and replaces constants. Each must occur exactly once."""
 
     def read(name, constants):
         text = (repository / "examples" / "rsyslog" / name).read_text()
@@ -176,9 +179,11 @@ def example(repository):
 
 
 class Machine(Rsyslogd):
-    """A private rsyslogd in a namespace; `server_log` is what its example calls /var/log/app.log.
+    """A private rsyslogd in a namespace.
 
-    configuration: Rsyslog's language, no format string.
+    Its `server_log` takes the place of /var/log/app.log in the example.
+
+    configuration: rsyslog's configuration, which is not a format string.
     """
 
     def __init__(self, directory, configuration, network, namespace):
@@ -193,7 +198,10 @@ class Machine(Rsyslogd):
             super().start()
 
     def sockets(self, protocol):
-        """(local port, state, bytes to read) of this machine's TCP or UDP sockets, proc(5)."""
+        """Yield (local port, state, unread bytes) of the TCP or UDP sockets of this machine.
+
+        The source is /proc/net/tcp or /proc/net/udp: proc(5).
+        """
         with self.network.inside(self.namespace):
             lines = Path(f"/proc/thread-self/net/{protocol}").read_text().splitlines()[1:]
         for line in lines:
@@ -201,13 +209,13 @@ class Machine(Rsyslogd):
             yield int(local.split(":")[1], 16), int(state, 16), int(queues.split(":")[1], 16)
 
     def end_at_once(self):
-        """SIGKILL, and if it is stopped, without running again before."""
+        """Kill the daemon. If it is stopped, it does not run again before that."""
         os.kill(self.pid, signal.SIGKILL)
         self.kill()
 
 
 class Receiver(Machine):
-    """The rsyslogd that collects."""
+    """The rsyslogd that receives records from the network."""
 
     def __init__(self, *arguments, protocol, port):
         super().__init__(*arguments)
@@ -221,20 +229,20 @@ class Receiver(Machine):
             for port, state, _ in self.sockets(self.protocol)), TIMEOUT, f"port {self.port}")
 
     def unread(self):
-        """How many bytes lie in the kernel, come by a connection and not read by rsyslogd."""
+        """Return the number of bytes in the kernel that rsyslogd has not read from connections."""
         return sum(size for port, state, size in self.sockets("tcp")
                    if port == self.port and state == ESTABLISHED)
 
     def numbers(self):
-        """The numbers of the records in its file, in the order of the file."""
+        """Return the numbers of the records in the file, in the order of the file."""
         return [int(line.rpartition(" ")[2]) for line in self.server_lines()]
 
     def wait_for(self, numbers):
-        """Wait until all these records are in its file."""
+        """Wait until the file contains all these records."""
         numbers = set(numbers)
-        seen = LineCount(self.server_log)
+        count = LineCount(self.server_log)
         try:
-            wait_until(lambda: seen.update() >= len(numbers) and numbers <= set(self.numbers()),
+            wait_until(lambda: count.update() >= len(numbers) and numbers <= set(self.numbers()),
                        TIMEOUT, "the records")
         except TimeoutError:
             lost = sorted(numbers - set(self.numbers()))
@@ -243,16 +251,18 @@ class Receiver(Machine):
 
 @pytest.fixture
 def start_sender(example, directory, network, start_rsyslogd):
-    """Starts the machine that logs: socket.conf and another example."""
+    """Starts the sending machine with socket.conf and another example."""
     machines = []
 
-    def start(name, constants, of_socket=None):
-        own = directory / "s"
+    def start(name, constants, socket_constants=None):
+        machine_directory = directory / "s"
         configuration = (
-            example("socket.conf", {'Socket="/run/app/log"': f'Socket="{own}/log"',
-                                    **(of_socket or {})})
-            + example(name, constants).replace("/var/log/app.log", f"{own}/server.log"))
-        machines.append(Machine(own, configuration, network, network.sender))
+            example("socket.conf", {
+                'Socket="/run/app/log"': f'Socket="{machine_directory}/log"',
+                **(socket_constants or {})})
+            + example(name, constants).replace("/var/log/app.log",
+                                               f"{machine_directory}/server.log"))
+        machines.append(Machine(machine_directory, configuration, network, network.sender))
         machines[-1].start()
         return machines[-1]
 
@@ -263,20 +273,21 @@ def start_sender(example, directory, network, start_rsyslogd):
 
 @pytest.fixture
 def make_pair(example, directory, network, start_sender, request, require):
-    """Makes the two machines for a transport; the sender runs, the receiver does not yet."""
+    """Makes the two machines of a transport. Only the sender is started."""
     usual_ports = {"udp": 514, "tcp": 10514, "relp": 2514}
 
     def make(transport):
         if transport == "relp":
             require("rsyslog-relp", find_module("omrelp"))
         port = network.port(usual_ports[transport])
-        own = directory / "r"
+        machine_directory = directory / "r"
         old, new = f'port="{usual_ports[transport]}"', f'port="{port}"'
         configuration = example(f"{transport}-receive.conf", {
             'address="10.99.0.2"': f'address="{network.address}"', old: new,
-            '"/var/log/app.log"': f'"{own}/server.log"'})
+            '"/var/log/app.log"': f'"{machine_directory}/server.log"'})
         receiver = Receiver(
-            own, f'input(type="imuxsock" Socket="{own}/log")\n{configuration}', network,
+            machine_directory,
+            f'input(type="imuxsock" Socket="{machine_directory}/log")\n{configuration}', network,
             network.receiver, protocol="udp" if transport == "udp" else "tcp", port=port)
         request.addfinalizer(receiver.kill)
         sender = start_sender(f"{transport}-send.conf", {
@@ -295,7 +306,7 @@ class Program:
         self.logged = 0
 
     def log(self, count):
-        """Log so many records; their numbers."""
+        """Log `count` records and return their numbers."""
         first, self.logged = self.logged, self.logged + count
         for number in range(first, self.logged):
             self.logger.info("record %d", number)
@@ -305,6 +316,7 @@ class Program:
 
 @pytest.fixture
 def program_on(make_handler, logger_for):
+    """Makes programs that log to a machine."""
     def make(machine):
         handler = make_handler(machine.socket, facility="local0", ident="app: ")
         return Program(handler, logger_for(handler))
@@ -313,27 +325,27 @@ def program_on(make_handler, logger_for):
 
 
 def in_order(numbers, expected):
-    """Whether exactly these are there and each comes for the first time in this order."""
+    """Return whether exactly the expected numbers occur, first in the expected order."""
     return list(dict.fromkeys(numbers)) == list(expected)
 
 
-def wait_for_own_file(machine, count):
-    """Wait until a machine has written so many lines to its common file, the last of its rules."""
-    seen = LineCount(machine.rest_log)
-    wait_until(lambda: seen.update() >= count, TIMEOUT, f"{count} lines in {machine.rest_log}")
+def wait_for_rest_log(machine, count):
+    """Wait until a machine has written `count` lines to its common file with its last rule."""
+    lines = LineCount(machine.rest_log)
+    wait_until(lambda: lines.update() >= count, TIMEOUT, f"{count} lines in {machine.rest_log}")
 
 
 def spool_files(machine, name):
-    """What a disk-assisted queue has on disk."""
+    """Return the files of a disk-assisted queue."""
     return list(machine.directory.glob(f"{name}.0*"))
 
 
-# --- one machine -----------------------------------------------------------------------------
+# --- one machine ----------------------------------------------------------------------------------
 
 @pytest.mark.daemon
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_rsyslogd_takes_the_example(name, repository, directory, require):
-    """`rsyslogd -N1` knows each parameter."""
+def test_rsyslogd_accepts_the_example(name, repository, directory, require):
+    """`rsyslogd -N1` accepts each example."""
     text = (repository / "examples" / "rsyslog" / name).read_text()
     for module in re.findall(r'^module\(load="(\w+)"', text, re.MULTILINE):
         require(f"rsyslog's module {module}", find_module(module))
@@ -343,12 +355,12 @@ def test_rsyslogd_takes_the_example(name, repository, directory, require):
         directory=directory, rest_log=directory / "rest.log") + text)
     done = subprocess.run([program, "-N1", "-f", configuration], capture_output=True, text=True,
                           timeout=TIMEOUT)
-    said = [line for line in done.stderr.splitlines() if "onfig validation run" not in line]
-    assert (done.returncode, said) == (0, [])
+    errors = [line for line in done.stderr.splitlines() if "onfig validation run" not in line]
+    assert (done.returncode, errors) == (0, [])
 
 
 def test_routing(start_sender, make_handler, logger_for, directory):
-    """route.conf: facility local0 with tag app has the file to itself; nothing else is in it."""
+    """With route.conf, the file contains only the records of facility local0 with tag app."""
     machine = start_sender("route.conf", {'"/var/log/app.log"': f'"{directory}/s/server.log"'})
     handler = make_handler(machine.socket, facility="local0", ident="app: ")
     log = logger_for(handler)
@@ -361,7 +373,7 @@ def test_routing(start_sender, make_handler, logger_for, directory):
     log.info("another facility")
     handler.facility = "local0"
     log.info("last")
-    wait_for_own_file(machine, 2)
+    wait_for_rest_log(machine, 2)
     machine.wait_for_lines(3, TIMEOUT)
     assert machine.server_lines() == ["first", "with a process id", "last"]
     rest = machine.rest_log.read_text()
@@ -369,7 +381,7 @@ def test_routing(start_sender, make_handler, logger_for, directory):
 
 
 def test_long_messages_and_many(start_sender, make_handler, logger_for, directory):
-    """socket.conf: 60,000 bytes are not cut, and 5,000 records at once meet no rate limit."""
+    """With socket.conf, 60,000 bytes are not truncated, and no rate limit drops 5,000 records."""
     machine = start_sender("route.conf", {'"/var/log/app.log"': f'"{directory}/s/server.log"'})
     handler = make_handler(machine.socket, facility="local0", ident="app: ")
     log = logger_for(handler)
@@ -381,7 +393,10 @@ def test_long_messages_and_many(start_sender, make_handler, logger_for, director
 
 
 def test_socket_for_rfc3164(start_sender, make_handler, directory):
-    """socket.conf, changed as its comments say: the tag is the program's, and not the host name."""
+    """With socket.conf changed as its comments say, the tag is the program's name.
+
+    Without these changes, it would be the host name.
+    """
     machine = start_sender("route.conf", {'"/var/log/app.log"': f'"{directory}/s/server.log"'}, {
         '\n      IgnoreTimestamp="on"': '\n      IgnoreTimestamp="off"',
         '\n      UseSpecialParser="on"': '\n      UseSpecialParser="off"',
@@ -392,13 +407,13 @@ def test_socket_for_rfc3164(start_sender, make_handler, directory):
     assert machine.server_lines() == ["text"]
 
 
-# --- two machines: what every transport does -------------------------------------------------
+# --- two machines: every transport ----------------------------------------------------------------
 
 @pytest.mark.parametrize("transport", ["udp", "tcp", "relp"])
 def test_forwarding(transport, make_pair, program_on):
-    """Records arrive with time, host and tag, each once, in order.
+    """Records arrive once, in order, with time, host and tag.
 
-    Of UDP, 100 are as many as certainly find room in the receiver's socket.
+    With UDP only 100 are sent, which certainly fit into the receive buffer of the socket.
     """
     sender, receiver = make_pair(transport)
     receiver.start()
@@ -411,11 +426,11 @@ def test_forwarding(transport, make_pair, program_on):
 
 
 def test_udp_outage(make_pair, program_on):
-    """UDP: what is sent while nobody receives is lost, and nothing holds up."""
+    """UDP loses the records that are sent without a receiver, and delays nothing."""
     sender, receiver = make_pair("udp")
     program = program_on(sender)
     program.log(100)
-    wait_for_own_file(sender, 100)  # the rule after the one that forwards
+    wait_for_rest_log(sender, 100)  # written by the rule after the one that forwards
     receiver.start()
     records = program.log(100)
     receiver.wait_for(records)
@@ -424,22 +439,22 @@ def test_udp_outage(make_pair, program_on):
 
 @pytest.mark.parametrize("transport", ["tcp", "relp"])
 def test_outage(transport, make_pair, program_on):
-    """What is logged before the receiver is there waits in memory and arrives in order."""
+    """Records that are logged before the receiver starts wait in memory and arrive in order."""
     sender, receiver = make_pair(transport)
     program = program_on(sender)
     records = program.log(5000)
-    wait_for_own_file(sender, 5000)
+    wait_for_rest_log(sender, 5000)
     assert not spool_files(sender, f"app_{transport}")
     receiver.start()
     receiver.wait_for(records)
     numbers = receiver.numbers()
     assert in_order(numbers, records)
-    assert len(numbers) <= len(records) + PUT_BACK
+    assert len(numbers) <= len(records) + REQUEUED
 
 
 @pytest.mark.parametrize("transport", ["tcp", "relp"])
 def test_long_outage(transport, make_pair, program_on):
-    """What the memory does not hold waits on disk. All arrives; the order is lost."""
+    """Records that do not fit into memory wait on disk. All arrive, but their order is lost."""
     sender, receiver = make_pair(transport)
     program = program_on(sender)
     records = program.log(12_000)
@@ -449,13 +464,14 @@ def test_long_outage(transport, make_pair, program_on):
     assert set(receiver.numbers()) == set(records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tcp", "relp"])
-def test_sender_restarted_in_an_outage(transport, make_pair, program_on):
-    """A sender that is shut down in an orderly way saves its queue. The order is lost."""
+def test_sender_restarted_during_an_outage(transport, make_pair, program_on):
+    """A sender that is shut down in order saves its queue. The order of the records is lost."""
     sender, receiver = make_pair(transport)
     program = program_on(sender)
     records = program.log(1000)
-    wait_for_own_file(sender, 1000)
+    wait_for_rest_log(sender, 1000)
     sender.stop()
     assert spool_files(sender, f"app_{transport}")
     sender.start()
@@ -464,17 +480,17 @@ def test_sender_restarted_in_an_outage(transport, make_pair, program_on):
     assert set(receiver.numbers()) == set(records)
 
 
-# --- two machines: what happens to records on their way --------------------------------------
+# --- two machines: records in transit -------------------------------------------------------------
 
 @pytest.mark.parametrize("transport", ["tcp", "relp"])
-def test_killed_with_records_on_the_way(transport, make_pair, program_on):
-    """The receiver is killed before it reads what was sent: TCP loses that, RELP sends it again."""
+def test_killed_with_records_in_transit(transport, make_pair, program_on):
+    """TCP loses the records that a killed receiver had not read, and RELP sends them again."""
     sender, receiver = make_pair(transport)
     receiver.start()
     program = program_on(sender)
     receiver.wait_for(program.log(100))
     receiver.pause()
-    on_the_way = program.log(100)
+    in_transit = program.log(100)
     size = len(f"<134>app: record {program.logged - 1}")
     wait_until(lambda: receiver.unread() >= 50 * size, TIMEOUT, "records in the kernel")
     receiver.end_at_once()
@@ -486,13 +502,13 @@ def test_killed_with_records_on_the_way(transport, make_pair, program_on):
     if transport == "relp":
         assert not lost
     else:
-        assert lost and lost <= set(on_the_way)
+        assert lost and lost <= set(in_transit)
 
 
-def test_relp_killed_in_mid_flow(make_pair, program_on):
-    """A receiver that is killed under load: nothing is lost, the order holds.
+def test_relp_receiver_killed_under_load(make_pair, program_on):
+    """With RELP, a receiver that is killed under load loses no record, and the order is preserved.
 
-    Only the last records that it wrote, no more than the window, can come twice.
+    Only the last records that it wrote can arrive twice, at most as many as the window.
     """
     sender, receiver = make_pair("relp")
     receiver.start()
@@ -512,13 +528,13 @@ def test_relp_killed_in_mid_flow(make_pair, program_on):
     receiver.wait_for(range(program.logged))
     after = receiver.numbers()[len(before):]
     assert in_order(after, range(after[0], program.logged))
-    assert len(after) <= program.logged - after[0] + PUT_BACK
+    assert len(after) <= program.logged - after[0] + REQUEUED
     assert len(before) - WINDOW <= after[0] <= len(before)
 
 
 @pytest.mark.root
-def test_relp_repeats_what_was_not_acknowledged(make_pair, program_on, network):
-    """A record that was written but whose acknowledgement got lost comes twice."""
+def test_relp_repeats_unacknowledged_records(make_pair, program_on, network):
+    """With RELP, a record arrives twice if its acknowledgement was lost."""
     if network.receiver is None:
         pytest.skip("needs network namespaces")
     sender, receiver = make_pair("relp")
@@ -529,14 +545,14 @@ def test_relp_repeats_what_was_not_acknowledged(make_pair, program_on, network):
         [written] = program.log(1)
         receiver.wait_for([written])
         receiver.pause()
-        # More than a packet: TCP holds a smaller rest back while there is no acknowledgement.
-        # Unread data makes the kernel forget the connection when its process ends.
+        # Send more than a packet, because TCP holds a smaller one back while acknowledgements are
+        # missing. Unread data makes the kernel forget the connection when its process ends.
         program.log(50)
         wait_until(lambda: receiver.unread() > 0, TIMEOUT, "records in the kernel")
         receiver.end_at_once()
     receiver.start()
-    # omrelp looks at its connection when it has a record to send, not before: the next record
-    # must find that it is gone.
+    # omrelp only checks its connection when it has a record to send. So the next record must not
+    # be logged before the connection is gone.
     wait_until(lambda: not any(state == ESTABLISHED for _, state, _ in sender.sockets("tcp")),
                TIMEOUT, "the end of the old connection")
     program.log(1)

@@ -1,4 +1,4 @@
-"""journald: its native protocol with all fields, read back, and its syslog socket; and forks."""
+"""A real journald: entries with all fields, its syslog socket, outages and forks."""
 import logging
 import os
 import signal
@@ -16,7 +16,10 @@ IDENT = "test-journal"
 
 @pytest.mark.parametrize("fast", [False, True], ids=["logging.Logger", "fastlog.Logger"])
 def test_every_record_with_all_its_fields(journald, make_journal_handler, fast):
-    """2,003 records, a two-line one, a traceback and one of 400 kB among them, read back."""
+    """All entries can be read back with all fields.
+
+    Among the 2,003 records are one of two lines, one with a traceback and one of 400 kB.
+    """
     journald.start()
     handler = make_journal_handler(journald.native, facility="local3",
                                    fields={"service": "billing", "SHARD": 7, "BLOB": b"\0\n\xff"})
@@ -63,8 +66,8 @@ def test_every_record_with_all_its_fields(journald, make_journal_handler, fast):
 
 
 @pytest.mark.parametrize("cls", [fastlog.SysLogHandler, fastlog.JournalHandler])
-def test_absent_stopped_killed_restarted(journald, make_handler, logger_for, cls):
-    """On either of journald's sockets: whatever happens to it, all arrive, in order."""
+def test_absent_stopped_killed_and_restarted(journald, make_handler, logger_for, cls):
+    """All records arrive in order on either of journald's sockets, whatever happens to journald."""
     logging.raiseExceptions, before = False, logging.raiseExceptions
     try:
         if cls is fastlog.JournalHandler:
@@ -102,7 +105,7 @@ def test_absent_stopped_killed_restarted(journald, make_handler, logger_for, cls
 
 def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handler, logger_for,
                                                    fill_queue):
-    """Those that go as files, too, and in their order."""
+    """Large entries, which are sent as files, wait for a stalled journald and arrive in order."""
     journald.start()
     handler = make_journal_handler(journald.native)
     log = logger_for(handler)
@@ -119,7 +122,7 @@ def test_large_entries_wait_for_a_stalled_journald(journald, make_journal_handle
 
 
 def test_large_entry_of_an_ordinary_user(run_python, journald):
-    """From others than root journald takes a file only with all its seals."""
+    """journald accepts the large entry of an ordinary user, for which it requires a sealed file."""
     journald.start()
     run_python("""
 import logging, os, sys, fastlog
@@ -127,7 +130,7 @@ handler = fastlog.JournalHandler(sys.argv[1], ident=sys.argv[2])
 log = logging.Logger("x")
 log.addHandler(handler)
 log.info("root")
-assert handler.flush(20)                 # connected: an ordinary user may not use this path
+assert handler.flush(20)  # connects, because an ordinary user has no access to this path
 os.setuid(65534)
 log.info("x" * 400_000)
 log.info("last")
@@ -138,8 +141,8 @@ assert handler.flush(20)
         ("0", "root"), ("65534", "x" * 400_000), ("65534", "last")]
 
 
-def test_what_could_forge_a_field(journald, make_journal_handler, logger_for):
-    """journald finds each name and value as it was given, and nothing else."""
+def test_values_that_could_forge_a_field(journald, make_journal_handler, logger_for):
+    """journald stores each name and value unchanged, and no other fields."""
     journald.start()
     values = {"empty": b"", "feed": b"\n", "lines": b"A=B\nMESSAGE=forged\nPRIORITY=0\n",
               "length": b"\n\1\0\0\0\0\0\0\0x\n", "nul": b"\0", "all": bytes(range(256)),
@@ -147,17 +150,17 @@ def test_what_could_forge_a_field(journald, make_journal_handler, logger_for):
     logger_for(make_journal_handler(journald.native)).info(
         "m\nA=B", extra={**values, "a\nPRIORITY": "1", ".b": "2", "#c": "3"})
     entry, = journald.wait_for_entries(IDENT, 1)
-    own = {name: value for name, value in entry.items()
-           if not name.startswith("_") and name not in OWN_FIELDS}
-    assert (own.pop("A_PRIORITY"), own.pop("X__B"), own.pop("X__C")) == ("1", "2", "3")
+    fields = {name: value for name, value in entry.items()
+              if not name.startswith("_") and name not in OWN_FIELDS}
+    assert (fields.pop("A_PRIORITY"), fields.pop("X__B"), fields.pop("X__C")) == ("1", "2", "3")
     assert {name: value.encode() if isinstance(value, str) else bytes(value)
-            for name, value in own.items()} == {
+            for name, value in fields.items()} == {
         name.upper(): value for name, value in values.items()}
     assert (entry["MESSAGE"], entry["PRIORITY"]) == ("m\nA=B", "6")
 
 
-def test_more_fields_than_journald_takes(journald, make_journal_handler, logger_for):
-    """The entry arrives, with as many as there may be."""
+def test_more_fields_than_journald_accepts(journald, make_journal_handler, logger_for):
+    """An entry with too many fields arrives with as many as journald accepts."""
     journald.start()
     handler = make_journal_handler(journald.native, fields={"ALWAYS": 1})
     logger_for(handler).info("many", extra={f"field{i}": i for i in range(2000)})
@@ -168,7 +171,7 @@ def test_more_fields_than_journald_takes(journald, make_journal_handler, logger_
 
 
 def test_forked_child(run_python, journald):
-    """A child's entries are its own; those of the parent are not sent twice."""
+    """A child's entries have its process id, and the parent's entries are not sent twice."""
     journald.start()
     child = int(run_python("""
 import logging, os, sys, fastlog
@@ -203,9 +206,12 @@ for number in range(300):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL], ids=lambda each: each.name)
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL], ids=lambda number: number.name)
 def test_process_that_is_killed(run_python, journald, directory, make_journal_handler, number):
-    """The crash drain sends what there is, large entries, too; a spool keeps it from SIGKILL."""
+    """All entries of a killed process arrive, including large ones.
+
+    The crash drain sends them after SIGSEGV, and a spool preserves them across SIGKILL.
+    """
     if number == signal.SIGSEGV:
         journald.start()
         code = ENDS.format(before="fastlog.enable_crash_drain()", spool=None,

@@ -1,4 +1,4 @@
-"""Through a real rsyslogd into the file that its configuration names."""
+"""Records pass through a real rsyslogd into the file that its configuration names."""
 import logging
 import logging.config
 import threading
@@ -11,7 +11,7 @@ from support import wait_until
 
 @pytest.fixture
 def configured():
-    """Configures the logger "served" by dictConfig and returns it with its handler."""
+    """Configures the logger "served" with dictConfig and returns it with its handler."""
     handlers = []
 
     def configure(address, **options):
@@ -41,16 +41,16 @@ def in_threads(count, work):
 
 
 def by_thread(lines):
-    """The numbers that each thread logged, in the order of the file."""
-    seen = {}
+    """Return the numbers that each thread logged, in the order of the file."""
+    numbers = {}
     for line in lines:
         thread, number = line.split()[:2]
-        seen.setdefault(thread, []).append(int(number))
-    return seen
+        numbers.setdefault(thread, []).append(int(number))
+    return numbers
 
 
 def test_all_records_arrive_in_order(configured, rsyslogd):
-    """20,000 records from one thread, then 24,000 from six: complete, in each thread's order."""
+    """All 20,000 records of one thread and 24,000 of six threads arrive in order."""
     log, handler = configured(rsyslogd.socket)
     for i in range(20_000):
         log.info("alone %d", i)
@@ -66,7 +66,7 @@ def test_all_records_arrive_in_order(configured, rsyslogd):
 
 
 def test_routing_by_facility_and_tag(configured, rsyslogd):
-    """Facility local0 with tag ServerLog has a file of its own, the rest has another."""
+    """Records of facility local0 with tag ServerLog are stored in a separate file."""
     log, handler = configured(rsyslogd.socket)
     log.info("for the server's file")
     handler.ident = "Other: "
@@ -80,12 +80,13 @@ def test_routing_by_facility_and_tag(configured, rsyslogd):
     assert "Other: for the common file" in rsyslogd.rest_log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overflow, reason", [
     ("block", "stalled"), ("drop_new", "full"), ("drop_oldest", "evicted")])
 def test_stopped_daemon(configured, rsyslogd, overflow, reason):
-    """SIGSTOP for 3 s under load: at most one bounded wait; what is missing is what was counted.
+    """A daemon that is stopped for 3 s under load causes at most one bounded wait.
 
-    The log says so itself.
+    The missing records are exactly those that were counted, and a loss report says so in the log.
     """
     log, handler = configured(rsyslogd.socket, capacity=1 << 19, overflow=overflow)
     durations = []
@@ -93,11 +94,11 @@ def test_stopped_daemon(configured, rsyslogd, overflow, reason):
     end = time.monotonic() + 4
     stopped = time.monotonic() + 0.5
     resumed = stopped + 3
-    while (now := time.monotonic()) < end:
-        if stopped and now > stopped:
+    while (current := time.monotonic()) < end:
+        if stopped and current > stopped:
             rsyslogd.pause()
             stopped = None
-        if resumed and now > resumed:
+        if resumed and current > resumed:
             rsyslogd.resume()
             resumed = None
         before = time.perf_counter()
@@ -105,10 +106,10 @@ def test_stopped_daemon(configured, rsyslogd, overflow, reason):
         durations.append(time.perf_counter() - before)
         count += 1
         if count % 5 == 0:
-            time.sleep(0.001)  # a load of some 4,000 records a second: the ring is full in a second
+            time.sleep(0.001)  # about 4,000 records/s, which fill the ring in a second
     assert handler.flush()
     stats = handler.stats()
-    # One more than the program's: the notice.
+    # The loss report is one more record than the program logged.
     assert stats.submitted == count + 1 == stats.accepted + stats.dropped
     lost = stats.dropped + stats.discarded
     assert stats.losses == {reason: {"info": lost}} and lost > 0 and not stats.stalled
@@ -123,7 +124,7 @@ def test_stopped_daemon(configured, rsyslogd, overflow, reason):
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_daemon_restart(configured, rsyslogd, end):
-    """Records logged while the daemon is down arrive, in order, when it is there again."""
+    """Records that are logged while the daemon is down arrive in order after its restart."""
     log, handler = configured(rsyslogd.socket)
     for i in range(100):
         log.info("before %d", i)
@@ -144,7 +145,7 @@ def test_daemon_restart(configured, rsyslogd, end):
 
 
 def test_hostile_messages(configured, rsyslogd):
-    """NULs, newlines, lone surrogates and 1 MB of text neither raise nor stop what follows."""
+    """NULs, newlines, lone surrogates and 1.9 MB of text do not raise, and later records arrive."""
     log, handler = configured(rsyslogd.socket)
     for text in ("a\0b", "a\nb", "a\udc80b", "x" * 1_900_000, "", "\0", "<0>forged"):
         log.info(text)
@@ -156,8 +157,12 @@ def test_hostile_messages(configured, rsyslogd):
     assert r"a\udc80b" in rsyslogd.server_lines()
 
 
-def test_preloaded_libraries_are_not_for_the_daemon(start_rsyslogd, monkeypatch):
-    """A sanitizer's library, which is put into Python, ends a daemon for its own mistakes."""
+def test_daemon_does_not_inherit_preloaded_libraries(start_rsyslogd, monkeypatch):
+    """A daemon is started without LD_PRELOAD.
+
+    A sanitizer's library, which is preloaded into Python, would end the daemon for the daemon's
+    own errors.
+    """
     monkeypatch.setenv("LD_PRELOAD", "libm.so.6")
     daemon = start_rsyslogd()
     assert b"LD_PRELOAD" not in Path(f"/proc/{daemon.pid}/environ").read_bytes()

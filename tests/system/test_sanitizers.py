@@ -1,21 +1,21 @@
 """The ring and the writer under ThreadSanitizer, AddressSanitizer and UBSanitizer.
 
-tests/native/stress.pyx is built from a copy of the package's native sources,
-with a sanitizer, and run in an interpreter of its own. So that a clean run
-means something, memory orders are then weakened one by one: that must be seen.
+tests/native/stress.pyx is built with a sanitizer from a copy of the package's native sources, and
+runs in a separate interpreter. To show that a clean run is significant, memory orders are then
+weakened one by one, which ThreadSanitizer must report.
 """
 import subprocess
 import sys
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHECKS = {
     "thread": (["-fsanitize=thread"], "libtsan.so",
                {"TSAN_OPTIONS": "exitcode=66 report_signal_unsafe=0"}),
     "address": (["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "libasan.so",
-                {"ASAN_OPTIONS": "detect_leaks=0"}),  # CPython keeps what it has until the end
+                {"ASAN_OPTIONS": "detect_leaks=0"}),  # CPython does not free all memory at its exit
 }
 
 RING = "stress.run_ring(4, 4000, 4096)"
@@ -28,12 +28,15 @@ stress.run_writer(b"d", 3, 2000, 4096, 50_000, disturbed=True)
 
 
 def build(build_native, directory, gcc, check, edit=None):
-    """Build the stress module; returns the command that runs code with it, and where."""
+    """Build the stress module.
+
+    Return a command that runs code with the module, and the directory to run it in.
+    """
     flags, library, environment = CHECKS[check]
     build_native(directory, "stress", gcc, flags, edit)
     path = subprocess.run([gcc, "-print-file-name=" + library], capture_output=True, text=True,
                           check=True).stdout.strip()
-    # Without address randomization: ThreadSanitizer's memory layout has no room for much of it.
+    # ThreadSanitizer's memory layout only tolerates little address randomization.
     return ["setarch", "--addr-no-randomize", "env", "LD_PRELOAD=" + path,
             *(f"{name}={value}" for name, value in environment.items()),
             sys.executable, "-c"], directory
@@ -53,8 +56,8 @@ def sanitized(request, tmp_path_factory, build_native, gcc):
 
 
 @pytest.mark.parametrize("code", [RING, WRITER], ids=["ring", "writer"])
-def test_clean(sanitized, code):
-    """One-page and larger rings, native producers, restarts and flushes: nothing is reported."""
+def test_no_error(sanitized, code):
+    """The sanitizers report nothing for rings of any size, producers, restarts and flushes."""
     done = run(sanitized, code)
     assert done.stderr == "" and done.returncode == 0
 
@@ -70,7 +73,7 @@ def test_clean(sanitized, code):
      "head + span - load_relaxed(&ring.positions.tail.value)"),
 ])
 def test_weakened_order_is_reported(tmp_path, build_native, gcc, label, file, old, new):
-    """With one acquire or release made relaxed, ThreadSanitizer reports a data race."""
+    """ThreadSanitizer reports a data race if an acquire or release is made relaxed."""
     mutant = build(build_native, tmp_path, gcc, "thread", (file, old, new))
     done = run(mutant, RING)
     assert "WARNING: ThreadSanitizer: data race" in done.stderr, label

@@ -1,4 +1,4 @@
-"""uWSGI in front, which forks in C."""
+"""A server that forks in C: uWSGI."""
 import os
 import shutil
 import signal
@@ -40,7 +40,7 @@ def request(path, number):
 
 
 def serve(command, directory, web, sink):
-    """Start the server, make 50 requests, end it. Returns the datagrams, which must be 51."""
+    """Start the server, make 50 requests, end it, and return the 51 datagrams."""
     environment = {**os.environ, "PYTHONPATH": str(directory)}
     with subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT) as server:
@@ -61,12 +61,13 @@ def check(received):
     assert received == [b"<14>master 0\0", *(b"<14>worker %d\0" % n for n in range(50))]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("with_gil")
 def test_uwsgi(application, directory, sink):
-    """uWSGI forks its workers in C, from a master that has loaded the application."""
+    """All records arrive from uWSGI workers that are forked after the application is loaded."""
     web = str(directory / "web")
     program = shutil.which("uwsgi", path=os.path.dirname(sys.executable))
-    assert program, "uwsgi belongs to the test tools: `make setup`"
+    assert program, "uwsgi is one of the test tools: run `make setup`"
     received = serve([program, "--http-socket", web, "--master", "--processes", "2", "--need-app",
                       "--die-on-term", "--virtualenv", sys.prefix,
                       "--wsgi-file", str(application / "application.py")],
