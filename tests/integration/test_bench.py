@@ -1,4 +1,4 @@
-"""The benchmarks' own parts, and README's figures. (`.ci/run` runs the benchmarks.)"""
+"""The parts of the benchmarks, and the figures in README.md. `.ci/run` runs the benchmarks."""
 import json
 import re
 import socket
@@ -13,14 +13,14 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture(scope="module")
 def bench():
-    """Lets the test import the modules that need none of the benchmarks' tools."""
+    """Makes the benchmarks' modules importable. Those that tests use need no further packages."""
     sys.path.insert(0, str(BENCH))
     yield
     sys.path.remove(str(BENCH))
 
 
 def test_figures_of_the_readme(repository):
-    """Each table of README's "Figures" stands in bench/results, line by line."""
+    """Each table row in README's section "Figures" occurs in bench/results."""
     readme = (repository / "README.md").read_text()
     figures = readme.partition("## Figures")[2].partition("\n## ")[0]
     measured = "".join(path.read_text() for path in (repository / "bench/results").glob("*.md"))
@@ -33,7 +33,7 @@ def test_figures_of_the_readme(repository):
 
 
 def test_charts_of_the_readme(repository):
-    """What README shows of bench/results exists."""
+    """Each file of bench/results that README shows exists."""
     for name in re.findall(r"\((bench/results/[^)]+)\)", (repository / "README.md").read_text()):
         assert (repository / name).is_file(), name
 
@@ -44,14 +44,15 @@ def test_charts_of_the_readme(repository):
     ("call some_func 1 from w0\ncall some_func 0 from w1\ncall some_func 0 from w0\n", (3, 1)),
     ("call some_func 5 from w2\ncall some_func 5 from w2\n", (2, 1)),
 ])
-def test_check_finds_what_is_wrong(bench, text, arrived):
+def test_check_counts_records_and_disorder(bench, text, arrived):
+    """The check counts records, and those that are late or arrive twice."""
     import sinks
 
     assert sinks.check(text) == arrived
 
 
-def test_c_sink_counts_as_the_others(bench, directory, gcc):
-    """sink.c ignores what is no record, and counts records that are late or come twice."""
+def test_c_sink_counts_like_the_others(bench, directory, gcc):
+    """sink.c ignores other data, and counts records that are late or arrive twice."""
     import sinks
 
     sink = sinks.CSink(directory, sinks.compile_c(BENCH / "sink.c", directory))
@@ -61,10 +62,11 @@ def test_c_sink_counts_as_the_others(bench, directory, gcc):
             client.send(b"<134>ServerLog: call some_func " + text.encode() + b"\0")
     sinks.wait_until(lambda: sink.seen() == 5, 20, "the records")
     assert sink.arrived() == (5, 2)
-    sink.stop()  # which compares what it says
+    sink.stop()  # compares the counters with the output of sink.c
 
 
-def test_c_loop_sends_what_the_handlers_send(bench, directory, gcc, make_sink):
+def test_c_loop_sends_the_same_as_the_handlers(bench, directory, gcc, make_sink):
+    """sendto_loop.c sends the same bytes as the handlers and prints its times."""
     import sinks
 
     sink = make_sink()
@@ -72,24 +74,27 @@ def test_c_loop_sends_what_the_handlers_send(bench, directory, gcc, make_sink):
     done = subprocess.run([program, sink.path, "2", "<134>ServerLog: ", "w0"], check=True,
                           capture_output=True, text=True)
     assert sink.take(2) == [b"<134>ServerLog: call some_func %d from w0\0" % i for i in range(2)]
-    said = json.loads(done.stdout)
-    assert said["begin"] < said["end"] and said["cpu"] > 0
+    times = json.loads(done.stdout)
+    assert times["begin"] < times["end"] and times["cpu"] > 0
 
 
 @pytest.mark.parametrize("sizes", ["FULL", "QUICK"])
 def test_workloads(bench, sizes):
-    """Each has a name of its own, a suite and handlers that are known, and can be divided."""
+    """Each workload has a unique name, a known suite and known handlers.
+
+    Its count is divisible by its number of threads.
+    """
     import subjects
     import workloads
 
     sizes = getattr(workloads, sizes)
     known = {*subjects.FACTORIES, workloads.C_LOOP, workloads.DRAIN}
-    found = workloads.all_workloads(sizes)
-    assert len({workload.name for workload in found}) == len(found)
-    for workload in found:
+    all_workloads = workloads.all_workloads(sizes)
+    assert len({workload.name for workload in all_workloads}) == len(all_workloads)
+    for workload in all_workloads:
         assert workload.suite in workloads.SUITES
         assert set(workload.subjects) <= known <= set(workloads.SETUPS)
         assert workload.count % workload.threads == 0
         assert workload.rounds >= 1
-    assert sizes.burst * 200 < 4 * 1024 * 1024 / 2  # bytes: fastlog's ring takes a burst
+    assert sizes.burst * 200 < 4 * 1024 * 1024 / 2  # bytes, so fastlog's ring holds a burst
     assert sizes.trouble_seconds * 5 / 6 > sizes.stall

@@ -1,4 +1,4 @@
-"""The package: what is tested is what was installed, and the native code is clean."""
+"""The installed package is the one under test, and its native code compiles without warnings."""
 import re
 import shutil
 import subprocess
@@ -13,12 +13,14 @@ import fastlog
 
 SOURCES = Path(__file__).parents[2] / "fastlog"
 
+
 def test_tests_run_on_the_installed_package(repository):
+    """The tests import the installed package and not the source tree."""
     assert repository not in Path(fastlog.__file__).parents or "site-packages" in fastlog.__file__
 
 
 def test_metadata():
-    """The distribution's name and version, and that it needs nothing at run time."""
+    """The distribution has the right name, version, license and files, and no dependencies."""
     distribution = metadata.distribution("fastlog-syslog")
     assert distribution.version == fastlog.__version__
     assert distribution.requires is None
@@ -29,12 +31,13 @@ def test_metadata():
 
 
 def test_console_script():
+    """The only entry point is the command fastlog."""
     [script] = metadata.distribution("fastlog-syslog").entry_points
     assert (script.name, script.value) == ("fastlog", "fastlog.__main__:main")
 
 
 def test_missing_native_part(repository, tmp_path):
-    """Importing the bare source tree says what to do."""
+    """Importing the unbuilt source tree raises an ImportError that says what to do."""
     shutil.copytree(repository / "fastlog", tmp_path / "fastlog",
                     ignore=shutil.ignore_patterns("*.so"))
     done = subprocess.run([sys.executable, "-c", "import fastlog"], cwd=tmp_path,
@@ -44,7 +47,7 @@ def test_missing_native_part(repository, tmp_path):
 
 
 def test_other_platforms(repository, tmp_path):
-    """Elsewhere than on Linux the build ends with one clear sentence."""
+    """On other platforms than Linux, the build ends with one clear sentence."""
     done = subprocess.run(
         [sys.executable, "-c", "import runpy, setuptools, sys; sys.platform = 'darwin'; "
                                "runpy.run_path('setup.py')"],
@@ -53,10 +56,11 @@ def test_other_platforms(repository, tmp_path):
     assert re.fullmatch(r"fastlog needs Linux .* no port to darwin yet\.\n", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", sorted(
     str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.pyx")))
 def test_native_code_compiles_without_a_warning(repository, tmp_path, gcc, unit):
-    """Neither Cython, which hints where a GIL check would be made, nor gcc says anything."""
+    """Neither Cython nor gcc prints a warning. Cython's hints would show hidden GIL checks."""
     translated = subprocess.run(
         [sys.executable, "-m", "cython", "-3", f"fastlog/{unit}",
          "-o", str(tmp_path / "unit.c")], cwd=repository, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""python -m fastlog bench: it runs, and what it says of the sink is true."""
+"""The command `fastlog bench` runs, and its statements about the sink are true."""
 import json
 import re
 import subprocess
@@ -14,7 +14,7 @@ from fastlog.cli import bench
 NAMES = ["msg % args", "logging.NullHandler", "logging.handlers.SysLogHandler",
          "fastlog.SysLogHandler", "fastlog.SysLogHandler, fastlog.Logger"]
 SHORT = ["--rate", "2000", "--seconds", "0.05"]
-LOGGED = 10 + 5 * (2_000 + 20)  # the first, and of each round a burst and a share of the paced
+LOGGED = 10 + 5 * (2_000 + 20)  # warm-up, then in each round a burst and paced records
 
 
 def check_facts(facts):
@@ -35,7 +35,7 @@ def check_facts(facts):
 
 
 def test_json_with_rsyslogd(start_rsyslogd, tmp_path):
-    """The command as a user calls it. (The fixture: rsyslogd has to be there.)"""
+    """The command succeeds with rsyslogd, which the fixture requires to be installed."""
     done = subprocess.run([sys.executable, "-W", "error", "-m", "fastlog", "bench", "--json",
                            *SHORT], capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert done.stderr == "" and done.returncode == 0
@@ -45,7 +45,7 @@ def test_json_with_rsyslogd(start_rsyslogd, tmp_path):
 
 
 def test_table_without_rsyslogd(monkeypatch, capfd):
-    """Where rsyslogd is missing a small receiver takes its place."""
+    """Without rsyslogd, the command uses a small receiver."""
     monkeypatch.setattr(bench, "find_rsyslogd", lambda: None)
     assert main(["bench", *SHORT]) == 0
     output = capfd.readouterr().out
@@ -57,8 +57,9 @@ def test_table_without_rsyslogd(monkeypatch, capfd):
     assert "rsyslogd" not in output
 
 
-def test_records_that_are_missing(monkeypatch, capfd):
-    """A handler that loses a record is found out, and the exit status says so."""
+@pytest.mark.slow
+def test_missing_records(monkeypatch, capfd):
+    """A handler that loses a record is detected, and the exit status is 1."""
     original = bench.fastlog.SysLogHandler.handle
 
     def handle(self, record):
@@ -72,8 +73,8 @@ def test_records_that_are_missing(monkeypatch, capfd):
     assert facts["handlers"][NAMES[3]]["arrived"] < LOGGED
 
 
-def test_open_loop_counts_from_when_a_call_was_due():
-    """A call that takes long makes those behind it late, and that is counted."""
+def test_open_loop_measures_from_the_due_time():
+    """A slow call delays the calls after it, and their response times include the delay."""
     calls = []
 
     def info(message, i, who):
@@ -94,6 +95,7 @@ def test_open_loop_counts_from_when_a_call_was_due():
 @pytest.mark.parametrize("arguments", [["--rate", "0"], ["--rate", "x"], ["--seconds", "-1"],
                                        ["--seconds", "inf"], ["--seconds", "nan"]])
 def test_bad_command_line(arguments, capsys):
+    """A bad command line ends with status 2 and a message on stderr."""
     with pytest.raises(SystemExit) as caught:
         main(["bench", *arguments])
     assert caught.value.code == 2

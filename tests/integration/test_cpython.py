@@ -1,6 +1,6 @@
-"""CPython's own tests of logging, with fastlog's handler in the place of the standard library's.
+"""CPython's tests of logging, with fastlog's handler in the place of the standard library's.
 
-All but one of 3.14's, which tests what differs: that the constructor waits for a connection.
+One test of 3.14 is left out, because it requires a constructor that waits for a connection.
 """
 import importlib.util
 import json
@@ -27,16 +27,17 @@ unittest.main("test.test_logging", argv=["", *{classes}], verbosity=2)
 
 @pytest.fixture(autouse=True)
 def needs_test_package():
-    """Debian, for one, has it in a package of its own."""
+    """Skip these tests if the package `test` is missing. Debian distributes it separately."""
     if importlib.util.find_spec("test.test_logging") is None:
         if os.environ.get("CI"):
-            pytest.fail("this Python comes without its test package")
-        pytest.skip("this Python comes without its test package")
+            pytest.fail("this Python has no test package")
+        pytest.skip("this Python has no test package")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_logging_tests_of_the_interpreter(tmp_path):
-    """The classes of test.test_logging that meet a handler: none fails."""
+    """The classes of test.test_logging that use a handler pass."""
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(classes=CLASSES)],
                           capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -75,22 +76,24 @@ print(json.dumps({"outcomes": outcomes, "root": type(logging.root).__module__}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_whole_test_logging_with_the_fast_logger(tmp_path):
-    """All of test.test_logging: each test ends the same with install() as without."""
+    """Each test of test.test_logging has the same outcome with install() and without."""
     runs = {}
-    for how in ("stock", "installed"):
-        directory = tmp_path / how
+    for variant in ("stdlib", "installed"):
+        directory = tmp_path / variant
         directory.mkdir()
-        runs[how] = subprocess.Popen([sys.executable, "-c", WHOLE, how], cwd=directory,
-                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    found = {}
-    for how, run in runs.items():
+        runs[variant] = subprocess.Popen(
+            [sys.executable, "-c", WHOLE, variant], cwd=directory, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True)
+    results = {}
+    for variant, run in runs.items():
         output, errors = run.communicate(timeout=180)
         assert run.returncode == 0, errors
-        found[how] = json.loads(output.splitlines()[-1])
-    assert found["stock"]["root"] == "logging"
-    assert found["installed"]["root"] == "fastlog.loggers"
-    assert found["installed"]["outcomes"] == found["stock"]["outcomes"]
-    outcomes = list(found["installed"]["outcomes"].values())
+        results[variant] = json.loads(output.splitlines()[-1])
+    assert results["stdlib"]["root"] == "logging"
+    assert results["installed"]["root"] == "fastlog.loggers"
+    assert results["installed"]["outcomes"] == results["stdlib"]["outcomes"]
+    outcomes = list(results["installed"]["outcomes"].values())
     assert outcomes.count("ok") >= 190, outcomes

@@ -1,4 +1,4 @@
-"""The crash drain: what was accepted is sent before a fatal signal ends the process."""
+"""The crash drain: accepted records are sent before a fatal signal ends the process."""
 import re
 import signal
 import socket
@@ -23,8 +23,9 @@ def crash(number):
     time.sleep(30)
 
 """
-NO_WAITER = PROGRAM + """
-logging.raiseExceptions = False  # nobody listens, and that is told
+# Logs a record, and can read which signals a process or thread blocks.
+PENDING_RECORD = PROGRAM + """
+logging.raiseExceptions = False  # no outage reports on stderr
 log.info("x")
 
 def blocked(path):
@@ -36,7 +37,7 @@ LOG = f"for i in range({COUNT}):\n    log.info('%d', i)\n"
 
 @pytest.fixture
 def crash(run_python, rsyslogd):
-    """Runs a program that ends by a signal; returns the lines that arrived."""
+    """Runs a program that a signal ends, and returns the lines that arrived."""
     def run(code, number, *arguments, stderr="", count=COUNT):
         run_python(PROGRAM + code, rsyslogd.socket, *arguments, returncode=-number, stderr=stderr)
         rsyslogd.wait_for_lines(count)
@@ -51,22 +52,24 @@ def numbers(count=COUNT):
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL,
                                     signal.SIGFPE, signal.SIGTERM])
 def test_each_signal(crash, number):
-    """All that was logged arrives, in order, and the process ends by that signal."""
+    """All records arrive in order, and the signal ends the process."""
     lines = crash(f"fastlog.enable_crash_drain()\n{LOG}crash({int(number)})", number)
     assert lines == numbers()
 
 
-def test_a_real_fault_and_a_real_abort(crash):
+def test_invalid_memory_access(crash):
+    """All records arrive before an invalid memory access ends the process."""
     assert crash(f"fastlog.enable_crash_drain()\n{LOG}ctypes.string_at(0)",
                  signal.SIGSEGV) == numbers()
 
 
 def test_abort(crash):
+    """All records arrive before os.abort() ends the process."""
     assert crash(f"fastlog.enable_crash_drain()\n{LOG}os.abort()", signal.SIGABRT) == numbers()
 
 
 def test_crash_in_another_thread(crash):
-    """And while the main thread is in a logging call of its own or waits."""
+    """All records arrive if another thread crashes while the main thread waits."""
     lines = crash(f"""
 fastlog.enable_crash_drain()
 {LOG}
@@ -78,7 +81,7 @@ thread.join()
 
 
 def test_crash_inside_a_logging_call(crash):
-    """While the message is formatted."""
+    """All records arrive if the process crashes while it formats a message."""
     lines = crash(f"""
 fastlog.enable_crash_drain()
 class Crashing:
@@ -91,9 +94,10 @@ log.info("%s", Crashing())
 
 
 def test_half_written_record(crash):
-    """The message's memory is gone: the crash comes between reservation and commit.
+    """The drain skips a record whose producer crashed between reservation and commit.
 
-    It is left out, and not waited for: that would take longer than a test may.
+    The memory of the message is unmapped. If the drain waited for the record, the test would time
+    out.
     """
     lines = crash(f"""
 fastlog.enable_crash_drain(timeout=1000)
@@ -109,10 +113,10 @@ log.info(text)
 
 
 def test_stack_overflow(crash, directory, gcc):
-    """On the main thread the handler has a stack of its own."""
+    """All records arrive after a stack overflow, because the signal handler has its own stack."""
     source = directory / "deep.c"
-    source.write_text("int deep(volatile char *p) { volatile char here[4096]; here[0] = *p; "
-                      "return deep(here) + here[1]; }\n")
+    source.write_text("int deep(volatile char *p) { volatile char frame[4096]; frame[0] = *p; "
+                      "return deep(frame) + frame[1]; }\n")
     subprocess.run([gcc, "-O0", "-shared", "-fPIC", "-w", "-o", directory / "deep.so", source],
                    check=True)
     lines = crash(f"fastlog.enable_crash_drain()\n{LOG}"
@@ -125,31 +129,31 @@ def test_stack_overflow(crash, directory, gcc):
     "faulthandler.enable(); fastlog.enable_crash_drain()",
     "fastlog.enable_crash_drain(); faulthandler.enable(); fastlog.enable_crash_drain()"])
 def test_with_faulthandler(crash, order):
-    """In any order: its traceback is printed, once, and the records arrive."""
+    """faulthandler prints its traceback once, and the records arrive, in any order of enabling."""
     lines = crash(f"{order}\n{LOG}ctypes.string_at(0)", signal.SIGSEGV,
                   stderr=re.compile(r"\AFatal Python error: Segmentation fault(?!.*Fatal Python)",
                                     re.DOTALL))
     assert lines == numbers()
 
 
-def test_handler_of_the_program(crash):
-    """A disposition that was there before runs after the drain, and may go on."""
+def test_signal_handler_of_the_program(crash):
+    """An earlier signal handler runs after the drain, and the process may continue."""
     lines = crash(f"""
 signal.signal(signal.SIGABRT, lambda number, frame: log.info("handled"))
 signal.signal(signal.SIGTERM, lambda number, frame: log.info("terminated"))
 fastlog.enable_crash_drain()
 {LOG}
 os.kill(os.getpid(), signal.SIGABRT)
-os.kill(os.getpid(), signal.SIGTERM)  # not ours: the program handles it
+os.kill(os.getpid(), signal.SIGTERM)  # not drained, because the program handles it
 log.info("still here")
-fastlog.enable_crash_drain()          # the first ABRT took it away
+fastlog.enable_crash_drain()          # the first SIGABRT disabled it
 crash(signal.SIGSEGV)
 """, signal.SIGSEGV, count=COUNT + 3)
     assert lines == [*numbers(), "handled", "terminated", "still here"]
 
 
 def test_disabled(run_python, directory):
-    """After disable_crash_drain() the earlier dispositions are back."""
+    """disable_crash_drain() restores the earlier dispositions."""
     run_python("""
 import signal, fastlog
 fastlog.disable_crash_drain()
@@ -164,7 +168,7 @@ for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGBUS):
 
 
 def test_daemon_down(run_python, directory):
-    """The drain gives up at its deadline, and the signal does its work."""
+    """Without a daemon, the drain ends at its timeout, and the signal ends the process."""
     code = PROGRAM + ("logging.raiseExceptions = False\nfastlog.enable_crash_drain(0.3)\n"
                       f"{LOG}begin = time.monotonic()\n"
                       "print(begin, flush=True)\ncrash(signal.SIGSEGV)")
@@ -172,7 +176,7 @@ def test_daemon_down(run_python, directory):
 
 
 def test_closed_handler(crash):
-    """A record that waits in a ring without a writer is sent by the signal's handler."""
+    """The signal handler itself sends the records in a ring without a writer."""
     lines = crash(f"""
 logging.raiseExceptions = False
 fastlog.enable_crash_drain()
@@ -187,7 +191,7 @@ crash(signal.SIGTERM)
 
 
 def test_forked_child(crash):
-    """A child drains its own records and leaves its parent's alone."""
+    """A forked child drains its own records and not those of its parent."""
     lines = crash(f"""
 fastlog.enable_crash_drain()
 pid = os.fork()
@@ -202,7 +206,7 @@ crash(signal.SIGTERM)
 
 
 def test_two_threads_crash_together(crash):
-    """The second waits until the first has drained."""
+    """If two threads crash together, the second waits until the first has drained."""
     lines = crash(f"""
 fastlog.enable_crash_drain()
 {LOG}
@@ -215,6 +219,7 @@ time.sleep(30)
 
 @pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
 def test_other_policies(run_python, rsyslogd, overflow):
+    """All records arrive with the other overflow policies."""
     run_python(PROGRAM.replace('ident="ServerLog: "',
                                f'ident="ServerLog: ", overflow="{overflow}"')
                + f"fastlog.enable_crash_drain()\n{LOG}crash(signal.SIGSEGV)",
@@ -226,6 +231,7 @@ def test_other_policies(run_python, rsyslogd, overflow):
 @pytest.mark.parametrize("bad, error", [("1", TypeError), (-1, ValueError), (True, TypeError),
                                         (float("inf"), ValueError)])
 def test_bad_timeout(bad, error):
+    """enable_crash_drain() rejects a bad timeout."""
     import fastlog
 
     with pytest.raises(error, match="timeout must be"):
@@ -233,7 +239,7 @@ def test_bad_timeout(bad, error):
 
 
 def test_many_handlers(run_python, rsyslogd):
-    """The first 64 are drained; more do no harm."""
+    """The first 64 handlers are drained, and more of them do no harm."""
     run_python(PROGRAM + f"""
 handlers = [fastlog.SysLogHandler(address, facility="local0", ident="ServerLog: ", capacity=4096)
             for _ in range(70)]
@@ -245,12 +251,13 @@ crash(signal.SIGTERM)
     assert rsyslogd.server_lines() == numbers()
 
 
+@pytest.mark.slow
 def test_another_signal_during_the_drain(run_python, directory):
-    """In the same thread: the first one goes on, it does not wait for itself."""
-    run_python(NO_WAITER + """
+    """A second signal in the draining thread does not make the drain wait for itself."""
+    run_python(PENDING_RECORD + """
 fastlog.enable_crash_drain(3.0)
 if os.fork() == 0:
-    # The parent is in the drain once it blocks the signal.
+    # The parent is in the drain as soon as it blocks the signal.
     parent = os.getppid()
     os.kill(parent, signal.SIGTERM)
     while not blocked(parent) >> (signal.SIGTERM - 1) & 1:
@@ -261,10 +268,10 @@ time.sleep(60)
 """, directory / "nobody", returncode=-signal.SIGTERM)
 
 
-@pytest.mark.usefixtures("with_gil")     # else fork waits for the thread that drains
+@pytest.mark.usefixtures("with_gil")  # without a GIL, fork waits for the draining thread
 def test_fork_during_a_drain(run_python, directory):
-    """The child is not in that drain: it can close its handlers, and crash itself."""
-    done = run_python(NO_WAITER + """
+    """A child that is forked during a drain is not in it. It can close handlers, and crash."""
+    done = run_python(PENDING_RECORD + """
 fastlog.enable_crash_drain(1000.0)
 signals, pid = {signal.SIGTERM}, 0
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -294,15 +301,16 @@ while True:
     assert done == str(-signal.SIGSEGV)
 
 
-def test_drain_does_not_wait_for_what_is_logged_meanwhile(run_python, sink):
-    """Threads that go on logging do not keep the process from its end.
+def test_drain_does_not_wait_for_later_records(run_python, sink):
+    """Threads that continue to log do not delay the end of the process.
 
-    What the ring holds at the signal does: it is small, as the reader is slow.
+    The drain only waits for the records that the ring contains at the signal. The ring is small,
+    because the reader is slow.
     """
     drain = threading.Thread(target=read_slowly, args=(sink,))
     drain.start()
     try:
-        run_python(NO_WAITER.replace("ident=", "capacity=1 << 14, ident=") + """
+        run_python(PENDING_RECORD.replace("ident=", "capacity=1 << 14, ident=") + """
 fastlog.enable_crash_drain(1000.0)
 
 def write():
@@ -311,13 +319,13 @@ def write():
 
 for _ in range(2):
     threading.Thread(target=write, daemon=True).start()
-while handler.stats().pending < 100:     # so many that there is always one
+while handler.stats().pending < 100:  # so the ring never becomes empty
     pass
 parent = os.getpid()
 if os.fork() == 0:
     os.kill(parent, signal.SIGTERM)
     os._exit(0)
-time.sleep(60)      # without the GIL
+time.sleep(60)  # without holding the GIL
 """, sink.path, returncode=-signal.SIGTERM)
     finally:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
@@ -326,7 +334,7 @@ time.sleep(60)      # without the GIL
 
 
 def read_slowly(sink):
-    """Slower than two threads log, so that the ring is never empty."""
+    """Read more slowly than two threads log, so that the ring is never empty."""
     pause = threading.Event()
     while sink.take_one() != b"end":
         pause.wait(0.001)
@@ -334,9 +342,10 @@ def read_slowly(sink):
 
 @pytest.mark.parametrize("overflow", ["drop_new", "drop_oldest"])
 @pytest.mark.usefixtures("nested_calls")
-def test_program_that_goes_on_in_the_middle_of_a_record(run_python, make_sink, overflow):
-    """An earlier disposition puts the fault right: what came behind the record was sent by then,
-    and the record is finished and sent, each once.
+def test_program_that_continues_in_the_middle_of_a_record(run_python, make_sink, overflow):
+    """A signal handler repairs a fault, and the interrupted record is completed.
+
+    The drain has already sent the records after it. Each record is sent once.
     """
     sink = make_sink()
     received = []
@@ -352,18 +361,18 @@ text = "x" * 100_000
 page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 5) * mmap.PAGESIZE)
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
-def put_right(number):
+def repair(number):
     log.info("behind")
     os.kill(os.getpid(), signal.SIGABRT)
-    assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 3) == 0    # readable, writable
+    assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 3) == 0  # PROT_READ | PROT_WRITE
 
 signal.signal(signal.SIGABRT, lambda number, frame: None)
-libc.signal(signal.SIGSEGV, put_right)
+libc.signal(signal.SIGSEGV, repair)
 fastlog.enable_crash_drain(1000.0)
 log.info("before")
 assert libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
 log.info(text)
-for i in range(200):        # more than the ring holds
+for i in range(200):  # more than the ring holds
     log.info("%d %s", i, "y" * 10_000)
     assert handler.flush()
 stats = handler.stats()
@@ -371,13 +380,14 @@ assert stats.accepted == stats.sent == 203, stats
 """, sink.path, overflow)
     reader.join()
     assert received[:3] == [b"<14>before\0", b"<14>behind\0", b"<14>" + 100_000 * b"x" + b"\0"]
-    assert [int(each[4:].split()[0]) for each in received[3:]] == list(range(200))
+    assert [int(datagram[4:].split()[0]) for datagram in received[3:]] == list(range(200))
 
 
 def test_half_written_record_in_a_spool(make_orphaned_spool, recover, make_sink, spool):
-    """What was sent before it is not sent again by who recovers the spool; it is told."""
+    """Recovery reports a half-written record and does not repeat the records that were sent."""
     sink = make_sink()
-    make_orphaned_spool(*range(5), before="import ctypes, mmap, fastlog", returncode=-signal.SIGSEGV, end="""
+    make_orphaned_spool(*range(5), before="import ctypes, mmap, fastlog",
+                        returncode=-signal.SIGSEGV, end="""
 fastlog.enable_crash_drain()
 text = "x" * 20_000
 page = ctypes.c_void_p((id(text) // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
@@ -390,8 +400,11 @@ log.info(text)
     assert sink.is_empty() and not spool.exists()
 
 
-def test_the_crashed_thread_waits_for_room(directory, make_sink, run_python):
-    """As others do, who get some and come back while the drain goes on: nobody waits for it."""
+def test_crashed_thread_waits_for_space(directory, make_sink, run_python):
+    """The drain does not wait for a thread that waits for space in the ring.
+
+    The crashed thread is such a thread. Others get space during the drain and log again.
+    """
     sink = make_sink()
     sink.hang()
     received = []
@@ -407,11 +420,11 @@ def test_the_crashed_thread_waits_for_room(directory, make_sink, run_python):
         run_python("""
 import logging, os, signal, sys, threading, time, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], capacity=1 << 16, block_timeout=1000.0)
-handler._tell = lambda text: None        # that the daemon hangs
+handler._warn_stderr = lambda text: None  # no outage reports
 log = logging.Logger("x")
 log.addHandler(handler)
 fastlog.enable_crash_drain(10.0)
-for i in range(400):                     # of 136 bytes: seven eighths of the ring hold 421
+for i in range(400):  # 136 bytes each, of which seven eighths of the ring hold 421
     log.info("%d %s", i, "x" * 116)
 
 def fill():
@@ -419,7 +432,7 @@ def fill():
         log.info("more %s", "x" * 116)
 
 def kill():
-    time.sleep(0.2)                      # until all wait; it is no error if they do not
+    time.sleep(0.2)  # by then all threads should wait, but the test does not depend on it
     open(sys.argv[2], "x").close()
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -431,4 +444,4 @@ fill()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"end", sink.path)
         reader.join()
-    assert [int(each[4:].split()[0]) for each in received[:400]] == list(range(400))
+    assert [int(datagram[4:].split()[0]) for datagram in received[:400]] == list(range(400))

@@ -1,4 +1,4 @@
-"""docs/: every block of code in it runs, every link leads somewhere, its lists are complete."""
+"""The pages in docs/: their code runs, their links have targets and their lists are complete."""
 import inspect
 import logging
 import logging.handlers
@@ -20,11 +20,11 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 OTHER_PAGES = [ROOT / name for name in (
     "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md",
     "examples/rsyslog/README.md")]
-OWN_TESTS = ("crash-safety.md", "formats.md", "journal.md")  # of their blocks
+SPECIAL_PAGES = ("crash-safety.md", "formats.md", "journal.md")  # their blocks have special tests
 
 
 def fenced(page):
-    """(language, text) of each block of code."""
+    """Return (language, text) of each block of code."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -33,14 +33,15 @@ def blocks(page, language):
 
 
 def examples(language):
-    """(text, what it sends or None) of each block that the general tests run.
+    """Return (code, expected records or None) of each block that the general tests run.
 
-    What it sends is the block of text behind it, one record a line.
+    The expected records are the lines of the text block that follows it.
     """
     result = []
     for page in PAGES[1:]:
-        found = fenced(page) if page.name not in OWN_TESTS else []
-        for (name, text), (next_name, sent) in zip(found, [*found, ("", "")][1:], strict=True):
+        page_blocks = fenced(page) if page.name not in SPECIAL_PAGES else []
+        for (name, text), (next_name, sent) in zip(
+                page_blocks, [*page_blocks, ("", "")][1:], strict=True):
             if name == language:
                 result.append(pytest.param(text, sent.splitlines() if next_name == "text" else None,
                                            id=f"{page.name}, {len(result)}"))
@@ -50,24 +51,25 @@ def examples(language):
 @pytest.mark.parametrize("page", PAGES + OTHER_PAGES,
                          ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page):
+    """Each relative link has a target."""
     for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
 def test_every_block_is_run():
-    """Those of README.md are run by test_readme.py."""
+    """Each block is of a kind that a test runs. test_readme.py runs those of README.md."""
     kinds = {page.name: [name for name, _ in fenced(page)] for page in PAGES[1:]}
     assert kinds.pop("crash-safety.md") == ["python", "python", "console", "ini", "yaml"]
     assert kinds.pop("formats.md") == ["python", "", "python", "python", "python"]
     assert kinds.pop("journal.md") == ["python", "console"]
-    assert kinds.pop("start.md").count("") == 1  # the rule that test_rule_of_the_start runs
+    assert kinds.pop("start.md").count("") == 1  # the rule in test_rule_of_the_start_page
     assert {name for names in kinds.values() for name in names} <= {
         "python", "diff", "text", "console"}
 
 
 @pytest.mark.parametrize("code, sent", examples("python"))
 def test_python(run_python, make_sink, code, sent):
-    """It runs, says nothing on stderr, and sends what the page says."""
+    """The code runs without output on stderr and sends the records that the page shows."""
     sink = make_sink()
     run_python(code.replace("/dev/log", sink.path))
     if sent is not None:
@@ -76,7 +78,7 @@ def test_python(run_python, make_sink, code, sent):
 
 
 def without(sign, diff):
-    """One side of the diff."""
+    """Return one side of a diff, without the lines that start with a sign."""
     return "\n".join(line[1:] for line in diff.splitlines() if not line.startswith(sign))
 
 
@@ -87,11 +89,11 @@ for example in examples("diff"):
 
 @pytest.mark.parametrize("diff, _", DIFFS)
 def test_diff(run_python, make_sink, diff, _):
-    """What it leads from and what it leads to send the same."""
+    """The code before a change and the code after it send the same record."""
     sink = make_sink()
     sent = []
-    for other in "+-":
-        code = without(other, diff)
+    for sign in "+-":
+        code = without(sign, diff)
         run_python(code.replace("/dev/log", sink.path))
         sent.append(sink.take_one())
         assert sink.is_empty()
@@ -100,23 +102,26 @@ def test_diff(run_python, make_sink, diff, _):
 
 @pytest.mark.parametrize("diff, _", SYSTEMD)
 def test_diff_to_journald(run_python, journald, diff, _):
-    """What it leads to makes the entry. What it leads from needs a package that is not here."""
+    """The code after a change makes an entry. The code before it needs a further package."""
     journald.start()
-    here = f"JournalHandler({journald.native!r}, "
-    run_python(without("-", diff).replace("JournalHandler(", here))
+    constructor = f"JournalHandler({journald.native!r}, "
+    run_python(without("-", diff).replace("JournalHandler(", constructor))
     [entry] = journald.wait_for_entries("shop", 1)
     assert (entry["MESSAGE"], entry["PRIORITY"]) == ("out of apples", "4")
 
 
-def test_commands_that_are_run_elsewhere():
-    """`pip install .` is how the package under test was built; the others have test files."""
-    commands = {line for page in PAGES[1:] if page.name not in OWN_TESTS
+def test_commands_that_other_tests_run():
+    """No command is untested.
+
+    `pip install .` builds the package under test, and other modules test the others.
+    """
+    commands = {line for page in PAGES[1:] if page.name not in SPECIAL_PAGES
                 for block in blocks(page, "console") for line in block.splitlines()}
     assert commands == {"pip install .", "fastlog bench", "fastlog doctor"}
 
 
-def test_rule_of_the_start(run_python, start_rsyslogd):
-    """rsyslogd writes what the page's program logs to the file."""
+def test_rule_of_the_start_page(run_python, start_rsyslogd):
+    """rsyslogd writes the record of the page's program to the file."""
     [rule] = blocks(DOCS / "start.md", "")
     daemon = start_rsyslogd(configuration='module(load="imuxsock" SysSock.Use="off")\n'
                                           'input(type="imuxsock" Socket="{socket}")\n'
@@ -128,7 +133,7 @@ def test_rule_of_the_start(run_python, start_rsyslogd):
 
 
 def test_options():
-    """Each argument of the constructors has its section, with its default."""
+    """Each argument of the constructors has a section that shows its default."""
     sections = re.findall(r"^### (\w+)\n\nDefault: `(.*?)`", (DOCS / "options.md").read_text(),
                           re.MULTILINE)
     parameters = {**inspect.signature(fastlog.JournalHandler).parameters,
@@ -139,7 +144,7 @@ def test_options():
 
 
 def test_how_large_a_ring(run_python, make_sink, make_handler, logger_for, directory):
-    """The ring that the page computes holds the records of its outage, half of it does not."""
+    """The capacity that the page computes is enough for the outage, and half of it is not."""
     [code, _] = blocks(DOCS / "tuning.md", "python")
     capacity = int(run_python(code.replace("/dev/log", make_sink().path)))
     assert f"This prints {capacity}" in (DOCS / "tuning.md").read_text()
@@ -154,12 +159,13 @@ def test_how_large_a_ring(run_python, make_sink, make_handler, logger_for, direc
 
 
 def test_guarantees_name_their_tests():
+    """Each test file that the page names exists."""
     named = set(re.findall(r"`(test_\w+\.py)`", (DOCS / "guarantees.md").read_text()))
     assert named and named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_commands(capsys):
-    """Each command has its section, each of its options is there."""
+    """Each command has a section that lists all its options."""
     page = (DOCS / "commands.md").read_text()
     sections = dict(re.findall(r"^## fastlog (\w+)\n(.*?)(?=^## |\Z)", page,
                                re.MULTILINE | re.DOTALL))
@@ -177,7 +183,7 @@ def test_commands(capsys):
 
 
 def test_api():
-    """Each public name has its place, each counter its row, in the words of its docstring."""
+    """Each public name has a section, and each counter has a row that quotes its docstring."""
     page = (DOCS / "api.md").read_text()
     assert sorted([*re.findall(r"^::: fastlog\.(\w+)", page, re.MULTILINE),
                    *re.findall(r"^## (\w+)", page, re.MULTILINE)]) == sorted(fastlog.__all__)
@@ -189,26 +195,27 @@ def test_api():
 
 
 def test_every_example_is_shown():
+    """The page on frameworks links to each file in examples/."""
     shown = re.findall(r"^\[examples/(\S+)\]\(\.\./examples/\1\)$",
                        (DOCS / "frameworks.md").read_text(), re.MULTILINE)
-    there = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ini")]
-    assert sorted(shown) == sorted(there)
+    files = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ini")]
+    assert sorted(shown) == sorted(files)
 
 
 def test_ends_of_a_process():
-    """The table is README's, whose figures test_ends.py measures."""
+    """The table is the same as in README.md, whose figures test_ends.py measures."""
     readme = (ROOT / "README.md").read_text()
     table = readme[readme.index("| a process ends by |"):].partition("\n\n")[0]
     assert f"\n\n{table}\n\n" in (DOCS / "crash-safety.md").read_text()
 
 
 def test_crash_safety(run_python, make_sink, directory):
-    """Its examples one after the other: what the second leaves the command sends."""
+    """The examples run one after the other, and the command sends the records of the second."""
     page = ROOT / "docs/crash-safety.md"
     enable, spool = blocks(page, "python")
     [command] = blocks(page, "console")
-    places = {"/dev/log": str(directory / "log"), "/dev/shm/shop.spool": str(directory / "spool")}
-    for old, new in places.items():
+    paths = {"/dev/log": str(directory / "log"), "/dev/shm/shop.spool": str(directory / "spool")}
+    for old, new in paths.items():
         spool, command = spool.replace(old, new), command.replace(old, new)
     run_python("import logging, os\nlogging.raiseExceptions = False\n" + enable + spool
                + 'handler.handle(logging.makeLogRecord({"msg": "x", "levelname": "INFO"}))\n'
@@ -222,7 +229,7 @@ def test_crash_safety(run_python, make_sink, directory):
 
 
 def test_systemd_unit(directory, require):
-    """systemd knows each line, and the command of ExecStopPost is one of ours."""
+    """systemd accepts each line, and ExecStopPost runs `fastlog recover`."""
     [unit] = blocks(ROOT / "docs/crash-safety.md", "ini")
     stop = re.search(r"ExecStopPost=\S+ (.*)", unit)[1].split()
     assert stop[:3] == ["-m", "fastlog", "recover"]
@@ -234,7 +241,7 @@ def test_systemd_unit(directory, require):
 
 
 def test_formats(run_python, make_sink):
-    """Each example sends what the page says."""
+    """Each example sends the record that the page shows."""
     rfc5424, cee, structured, loguru = blocks(ROOT / "docs/formats.md", "python")
     expected = [
         (rfc5424, rb"<156>1 \S+ \S+ shop \d+ PAY \[order@32473 number=\"4711\"\] paid by ann\0"),
@@ -248,7 +255,7 @@ def test_formats(run_python, make_sink):
 
 
 def test_rsyslog_reads_the_header(run_python, start_rsyslogd):
-    """With the input of the page, rsyslogd takes the header of its first example apart."""
+    """With the input of the page, rsyslogd parses the header of the first example."""
     [listen] = blocks(DOCS / "formats.md", "")
     daemon = start_rsyslogd(
         configuration='module(load="imuxsock" SysSock.Use="off")\n'
@@ -263,7 +270,7 @@ def test_rsyslog_reads_the_header(run_python, start_rsyslogd):
 
 
 def test_rsyslog_reads_the_cookie(run_python, start_rsyslogd):
-    """mmjsonparse finds the fields of the example."""
+    """rsyslog's module mmjsonparse finds the fields of the example."""
     daemon = start_rsyslogd(configuration="""
 module(load="imuxsock" SysSock.Use="off")
 module(load="mmjsonparse")
@@ -278,7 +285,7 @@ action(type="omfile" file="{server_log}" template="parsed")
 
 
 def test_journal(run_python, journald):
-    """The entry is found by the command of the page, with its fields."""
+    """The page's command shows the entry with its fields."""
     page = DOCS / "journal.md"
     [example], [command] = blocks(page, "python"), blocks(page, "console")
     journald.start()
@@ -286,7 +293,7 @@ def test_journal(run_python, journald):
     program, *arguments = shlex.split(command.removeprefix("$ "))
     assert program == "journalctl"
     journald.wait_for_entries("shop", 1)
-    shown = journald.journalctl(*arguments)
+    output = journald.journalctl(*arguments)
     for field in ("MESSAGE=paid by ann", "ORDER_ID=4711", "SERVICE_SHARD=7", "PRIORITY=4",
                   "LOGGER=shop.orders"):
-        assert field in shown
+        assert field in output

@@ -1,4 +1,4 @@
-"""How a process can end, and what arrives: README's table, row by row, through a real rsyslogd."""
+"""Each row of README's table of the ways a process ends, measured with a real rsyslogd."""
 import re
 import signal
 
@@ -6,12 +6,12 @@ import pytest
 from support import wait_until
 
 COUNT = 20_000
-BATCH = 16  # records that may come twice, where the process died while a batch was on its way
+BATCH = 16  # records that may arrive twice if the process died while it sent a batch
 
 PROGRAM = """
 import ctypes, logging, os, signal, sys, time
 import fastlog
-logging.raiseExceptions = False  # what could not be delivered is told, as it should be
+logging.raiseExceptions = False  # no reports of undelivered records on stderr
 address, spool, safety, end = sys.argv[1:]
 options = ({"spool": spool, "close_timeout": 0.2} if safety == "spool" else
            {"close_timeout": 30})
@@ -40,43 +40,49 @@ NORMAL = ENDS[:3]
 
 
 def status(end):
+    """Return the exit status of a process that ends this way."""
     return -getattr(signal, end) if end.startswith("SIG") else int(end == "exception")
 
 
 def check(lines):
-    """All, in order; after a recovery a batch may come twice. Returns what README says of it."""
+    """Check the order of the records, and return their number as README shows it.
+
+    After a recovery, one batch may arrive twice.
+    """
     numbers = [int(line) for line in lines]
-    again = [i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1]]
-    assert len(again) <= 1 and len(numbers) - len(set(numbers)) <= BATCH
+    repetitions = [i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1]]
+    assert len(repetitions) <= 1 and len(numbers) - len(set(numbers)) <= BATCH
     return f"{len(set(numbers)):,}"
 
 
 @pytest.fixture(scope="module")
 def table(repository):
-    """README's rows: {end: (plain, crash drain, spool)}"""
+    """The rows of README's table as {end: (plain, crash drain, spool)}."""
     readme = (repository / "README.md").read_text()
     rows = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$",
                       readme.partition("| a process ends by |")[2].partition("\n\n")[0],
                       re.MULTILINE)
-    found = {}
+    cells_of = {}
     for ends, *cells in rows:
         for end in re.findall(r"[\w.]+", ends):
-            found[end] = tuple(cells)
-    return found
+            cells_of[end] = tuple(cells)
+    return cells_of
 
 
 def test_table_is_complete(table):
+    """The table has a row for each tested end."""
     assert list(table) == ENDS
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_with_nothing_asked_for(run_python, rsyslogd, directory, table, end):
+def test_without_crash_safety(run_python, rsyslogd, directory, table, end):
+    """With the defaults, the number of records in the table arrives."""
     run_python(PROGRAM, rsyslogd.socket, directory / "spool", "", end, returncode=status(end))
     if end in NORMAL:
         rsyslogd.wait_for_lines(COUNT)
         assert check(rsyslogd.server_lines()) == table[end][0]
     else:
-        rsyslogd.stop()  # which writes what it has
+        rsyslogd.stop()  # writes the records that it has received
         assert table[end][0] == "what was sent by then"
         assert [int(line) for line in rsyslogd.server_lines()] == list(
             range(len(rsyslogd.server_lines())))
@@ -84,6 +90,7 @@ def test_with_nothing_asked_for(run_python, rsyslogd, directory, table, end):
 
 @pytest.mark.parametrize("end", ENDS)
 def test_with_crash_drain(run_python, rsyslogd, directory, table, end):
+    """With the crash drain, the number of records in the table arrives."""
     run_python(PROGRAM, rsyslogd.socket, directory / "spool", "crash drain", end,
                returncode=status(end))
     if end in ("os._exit", "SIGKILL"):
@@ -95,7 +102,10 @@ def test_with_crash_drain(run_python, rsyslogd, directory, table, end):
 
 @pytest.mark.parametrize("end", ENDS)
 def test_with_spool(run_python, rsyslogd, directory, table, end):
-    """The daemon is stopped all the while; then it goes on, and `fastlog recover` runs."""
+    """With a spool, the number of records in the table arrives.
+
+    The daemon is stopped while the process runs. Then it continues, and `fastlog recover` runs.
+    """
     spool = directory / "spool"
     rsyslogd.pause()
     run_python(PROGRAM, rsyslogd.socket, spool, "spool", end, returncode=status(end))

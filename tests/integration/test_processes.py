@@ -1,4 +1,4 @@
-"""Forks, multiprocessing and the ways a process ends: every record arrives, once."""
+"""Forks, multiprocessing and the ways a process ends. Every record must arrive once."""
 import re
 import signal
 import socket
@@ -18,7 +18,7 @@ log.addHandler(handler := fastlog.SysLogHandler(sys.argv[1], close_timeout=30))
 
 
 class Collector(threading.Thread):
-    """Takes datagrams until it is told how many there must have been."""
+    """Receives datagrams until a test states how many must arrive."""
 
     def __init__(self, sink):
         super().__init__()
@@ -34,7 +34,7 @@ class Collector(threading.Thread):
                 self.arrived.notify()
 
     def expect(self, count):
-        """The lines, once there are `count`; more would be an error."""
+        """Wait for `count` lines and return them. More lines are an error."""
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.lines) >= count, 30), len(self.lines)
         self.stop()
@@ -57,16 +57,20 @@ def collector(sink):
 
 
 def by_source(lines):
-    found = {}
+    """Return the numbers that each source logged, in the order of the lines."""
+    numbers = {}
     for line in lines:
         source, number = line.split()
-        found.setdefault(source, []).append(int(number))
-    return found
+        numbers.setdefault(source, []).append(int(number))
+    return numbers
 
 
 @pytest.mark.usefixtures("with_gil")
 def test_fork_under_logging_threads(run_python, sink, collector):
-    """Each child's 100 records and all of the parent's, once and in order."""
+    """The records of all children and of the parent arrive once and in order.
+
+    The parent forks while its threads log.
+    """
     out = run_python(PROGRAM + """
 done = threading.Event()
 counts = [0, 0]
@@ -74,7 +78,7 @@ def work(n):
     while not done.is_set():
         log.info("thread%d %d", n, counts[n])
         counts[n] += 1
-        time.sleep(0.0005)  # the load's pace
+        time.sleep(0.0005)  # limits the rate
 threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
 for thread in threads: thread.start()
 for child in range(15):
@@ -87,16 +91,17 @@ for thread in threads: thread.join()
 print(*counts)
 """, sink.path, options=["-W", "ignore:This process:DeprecationWarning"])
     counts = [int(word) for word in out.split()]
-    found = by_source(collector.expect(sum(counts) + 100 * 15))
-    assert found == {**{f"thread{n}": list(range(counts[n])) for n in range(2)},
-                     **{f"child{n}": list(range(100)) for n in range(15)}}
+    numbers = by_source(collector.expect(sum(counts) + 100 * 15))
+    assert numbers == {**{f"thread{n}": list(range(counts[n])) for n in range(2)},
+                       **{f"child{n}": list(range(100)) for n in range(15)}}
 
 
 def test_fork_in_c(run_python, sink, collector):
-    """fork(2) itself, of which Python learns nothing, while the writer is at work.
+    """All records arrive if C code forks with fork(2), which Python does not notice.
 
-    No other thread of Python's runs: one that waits for the GIL at that moment may hold
-    the mutex of the GIL in the child for ever (CPython's ceval_gil.c, take_gil).
+    The writer runs during the fork, but no other Python thread does. A thread that waits for the
+    GIL at that moment could hold the mutex of the GIL in the child for ever (CPython's
+    ceval_gil.c, take_gil).
     """
     run_python(PROGRAM + """
 import ctypes
@@ -148,15 +153,15 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(sink, collector, tmp_path, method):
-    """Four processes and a pool: they end by os._exit, and their records arrive all the same."""
+    """The records of four processes and a pool arrive, although these end by os._exit."""
     script = tmp_path / "program.py"
     script.write_text(MULTIPROCESSING)
     done = subprocess.run([sys.executable, str(script), sink.path, method, "pool"],
                           capture_output=True, text=True, timeout=60)
     assert (done.stderr, done.returncode) == ("", 0)
-    found = by_source(collector.expect(2 + 8 * 100))
-    assert found == {"parent": [0, 1], **{f"child{n}": list(range(100)) for n in range(4)},
-                     **{f"pooled{n}": list(range(100)) for n in range(4)}}
+    numbers = by_source(collector.expect(2 + 8 * 100))
+    assert numbers == {"parent": [0, 1], **{f"child{n}": list(range(100)) for n in range(4)},
+                       **{f"pooled{n}": list(range(100)) for n in range(4)}}
 
 
 @pytest.mark.parametrize("ending, stderr, status", [
@@ -170,16 +175,20 @@ def test_multiprocessing(sink, collector, tmp_path, method):
     ("del handler; log.handlers.clear()", "", 0),
 ], ids=["end", "sys.exit", "thread", "exception", "SIGINT", "shutdown", "close", "dropped"])
 def test_ways_to_end(run_python, sink, collector, ending, stderr, status):
+    """All records arrive, however the process ends."""
     run_python(PROGRAM + "for i in range(1000): log.info('record %d', i)\n" + ending, sink.path,
                stderr=stderr, returncode=status)
     assert by_source(collector.expect(1000)) == {"record": list(range(1000))}
 
 
 def test_records_during_the_exit(run_python, sink, collector):
-    """From exit functions, before and after logging's own, and from __del__: all arrive."""
+    """Records from exit functions and from __del__ arrive.
+
+    The exit functions run before and after that of logging.
+    """
     run_python("""
 import atexit
-atexit.register(lambda: log.info("last 2"))  # registered before logging's own: runs after it
+atexit.register(lambda: log.info("last 2"))  # runs after that of logging
 """ + PROGRAM + """
 class Late:
     def __del__(self): log.info("last 3")
@@ -191,7 +200,10 @@ log.info("last 0")
 
 
 def test_handler_made_during_the_exit(run_python, sink, collector):
-    """Python 3.12 starts no thread of its own any more then; the writer is none of its own."""
+    """A handler that is made during the exit delivers its records.
+
+    At that time Python 3.12 starts no threads, but the writer is not a Python thread.
+    """
     run_python("""
 import atexit, logging, sys
 import fastlog
@@ -207,7 +219,7 @@ atexit.register(late)
 
 
 def test_process_id_is_the_childs(run_python, sink, collector):
-    """In a forked child's records, where the format asks for it."""
+    """The records of a forked child contain its process id if the format includes it."""
     out = run_python(PROGRAM + """
 handler.setFormatter(logging.Formatter("pid %(process)d"))
 log.info("x")
@@ -217,11 +229,12 @@ if child := os.fork():
 else:
     log.info("x")
 """, sink.path, options=["-W", "ignore:This process:DeprecationWarning"])
-    # The child's may be sent first.
+    # The child's record may be sent first.
     assert sorted(collector.expect(2)) == sorted(f"pid {pid}" for pid in out.split())
 
 
 def test_procid_is_the_childs(run_python, make_sink):
+    """The PROCID of RFC 5424 is the process id of the forked child."""
     sink = make_sink()
     output = run_python("""
 import logging, os, sys, fastlog
@@ -241,14 +254,14 @@ print(os.getpid(), pid)
 
 
 def test_daemon_threads_at_the_end(run_python, sink, collector):
-    """A daemon thread that logs on while the interpreter ends: no hang, nothing on stderr."""
+    """A daemon thread that logs while the interpreter ends causes no hang and no output."""
     out = run_python(PROGRAM + """
 def work():
     i = 0
     while True:
         log.info("record %d", i)
         i += 1
-        time.sleep(0.0001)  # the load's pace
+        time.sleep(0.0001)  # limits the rate
 threading.Thread(target=work, daemon=True).start()
 while handler.stats().submitted < 100: time.sleep(0.001)
 print("main ends", flush=True)
@@ -260,6 +273,7 @@ print("main ends", flush=True)
 
 
 def test_subprocess_inherits_nothing(run_python, sink, collector):
+    """A subprocess inherits none of the descriptors of a handler."""
     run_python(PROGRAM + """
 import subprocess
 log.info("record 0")
@@ -274,7 +288,7 @@ log.info("record 1")
 
 @pytest.mark.usefixtures("nested_calls")
 def test_logging_in_a_signal_handler(run_python, sink, collector):
-    """Signals that interrupt logging calls log by themselves: no deadlock, nothing lost."""
+    """Signal handlers that interrupt logging calls can log without deadlock or loss."""
     out = run_python(PROGRAM + """
 import itertools
 numbers = itertools.count()
@@ -293,12 +307,13 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 print(i, next(numbers))
 """, sink.path)
     count, hits = map(int, out.split())
-    found = by_source(collector.expect(count + hits))
-    assert found["main"] == list(range(count))
-    assert sorted(found["signal"]) == list(range(hits))  # a handler may interrupt another
+    numbers = by_source(collector.expect(count + hits))
+    assert numbers["main"] == list(range(count))
+    assert sorted(numbers["signal"]) == list(range(hits))  # a handler may interrupt another
 
 
 def test_asyncio(run_python, sink, collector):
+    """The records of all tasks arrive in asyncio's debug mode."""
     run_python(PROGRAM + """
 import asyncio
 async def work(n):
@@ -311,8 +326,8 @@ asyncio.run(main())
     assert by_source(collector.expect(500)) == {f"task{n}": list(range(100)) for n in range(5)}
 
 
-def test_a_child_of_multiprocessing_tells_of_its_losses(run_python, directory):
-    """Those of its last moments, too, when records did not yet go out again."""
+def test_child_of_multiprocessing_reports_its_losses(run_python, directory):
+    """A child of multiprocessing reports its losses, including those during a last outage."""
     run_python("""
 import logging, multiprocessing, socket, sys, fastlog
 logging.raiseExceptions = False

@@ -1,4 +1,4 @@
-"""README.md is true: its code runs, its commands exist, its table of options is the signature."""
+"""README.md: its code runs, its commands exist and its table of options is the signature."""
 import inspect
 import logging
 import logging.handlers
@@ -16,7 +16,7 @@ def readme(repository):
 
 
 def fenced(readme):
-    """(language, text) of each fenced block."""
+    """Return (language, text) of each fenced block."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
 
 
@@ -25,15 +25,15 @@ def blocks(readme, language):
 
 
 def test_every_block_is_known(readme):
-    """Each fenced block is of a kind that one of the tests here runs."""
+    """Each fenced block is of a kind that a test in this module runs."""
     kinds = [name for name, _ in fenced(readme)]
     assert sorted(kinds) == ["", *["console"] * 3, "diff", *["python"] * 3]
 
 
 def test_dict_config_example(readme, make_sink, run_python):
-    """The program logs what the text says, with nothing but the address changed.
+    """The program logs the documented record, with install() and without.
 
-    With install() and without.
+    Only the address is changed.
     """
     example, install, _ = blocks(readme, "python")
     sink = make_sink()
@@ -43,13 +43,14 @@ def test_dict_config_example(readme, make_sink, run_python):
 
 
 def test_options_example(readme, make_sink, run_python):
+    """The example of the options runs and prints zero for both counters."""
     _, _, example = blocks(readme, "python")
     sink = make_sink()
     assert run_python(example.replace("/dev/log", sink.path)) == "0 0\n"
 
 
 def test_one_changed_line(readme, sink):
-    """Both lines of the diff make a handler, and both send the same."""
+    """Both lines of the diff make a handler, and both handlers send the same."""
     [diff] = blocks(readme, "diff")
     for line in diff.splitlines():
         names = {"logging": logging, "fastlog": fastlog}
@@ -61,7 +62,7 @@ def test_one_changed_line(readme, sink):
 
 
 def test_rsyslog_example(readme, start_rsyslogd, make_handler, logger_for, directory):
-    """The rsyslog rule routes the example's record to its file."""
+    """The rsyslog rule routes the record of the example to its file."""
     [rule] = blocks(readme, "")
     rule = rule.replace("/var/log/server.log", "{server_log}")
     daemon = start_rsyslogd(configuration='module(load="imuxsock" SysSock.Use="off")\n'
@@ -79,28 +80,29 @@ def test_rsyslog_example(readme, start_rsyslogd, make_handler, logger_for, direc
 
 
 def test_commands(readme, repository):
-    """The commands are those that `.ci/run` runs on a clean checkout, and installing the sdist."""
+    """The commands are those that `.ci/run` runs on a clean checkout, and `pip install .`."""
     commands = [line for block in blocks(readme, "console") for line in block.splitlines()]
     assert commands == ["pip install .", "make demo", "make test", "fastlog bench"]
-    # The last one is run, shortened, by tests/test_cli_bench.py.
+    # test_cli_bench.py runs the last one with smaller numbers.
     steps = (repository / ".ci" / "run").read_text().splitlines()
     for command in ("make demo", "run_tests make test"):
         assert command in steps
-    # `pip install .` builds as pip does for the sdist, which is what these tests run on.
+    # `pip install .` builds the package in the same way as the installation of the sdist, on which
+    # these tests run.
     assert repository not in (*map(type(repository), fastlog.__path__),)
 
 
 def test_table_of_options(readme):
-    """Each constructor argument has its row, with its default."""
+    """Each constructor argument has a row that shows its default."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", readme, re.MULTILINE))
     parameters = inspect.signature(fastlog.SysLogHandler).parameters
     assert list(rows) == list(parameters)
-    spelled = {"capacity": "4 MiB", "block_timeout": "0.2 s", "linger": "0.002 s",
-               "close_timeout": "5 s", "facility": "`LOG_USER`", "urgent_level": "`logging.ERROR`",
-               "ident": '`""`', "append_nul": "`True`"}
+    spellings = {"capacity": "4 MiB", "block_timeout": "0.2 s", "linger": "0.002 s",
+                 "close_timeout": "5 s", "facility": "`LOG_USER`",
+                 "urgent_level": "`logging.ERROR`", "ident": '`""`', "append_nul": "`True`"}
     for name, parameter in parameters.items():
         default = repr(parameter.default).replace("'", '"')
-        assert rows[name] == spelled.get(name, f"`{default}`"), name
+        assert rows[name] == spellings.get(name, f"`{default}`"), name
     assert parameters["facility"].default == logging.handlers.SysLogHandler.LOG_USER
     assert parameters["capacity"].default == 4 * 1024 * 1024
     assert parameters["block_timeout"].default == 0.2

@@ -1,4 +1,4 @@
-"""fastlog recover: what ended processes left is sent, in order, and nothing else is touched."""
+"""The command `fastlog recover` sends the records of orphaned spools in order."""
 import json
 import os
 import socket
@@ -14,7 +14,7 @@ def records(*texts):
 
 
 def test_command(make_orphaned_spool, recover, make_sink, spool, directory):
-    """A dry run shows and changes nothing; the real one sends, in order, and removes the file."""
+    """A dry run only prints the records. A real run sends them in order and removes the file."""
     make_orphaned_spool(*range(50))
     before = spool.read_bytes()
     done = recover(spool, "--dry-run")
@@ -24,7 +24,7 @@ def test_command(make_orphaned_spool, recover, make_sink, spool, directory):
     assert lines[1:] == [f"  <14>{i}" for i in range(50)]
     assert spool.read_bytes() == before
 
-    done = recover(spool, "--timeout", "0.1")  # where the process would have sent them: nobody
+    done = recover(spool, "--timeout", "0.1")  # to the address of the process, where no daemon runs
     assert done.returncode == 1 and "50 could not be" in done.stderr
     sink = make_sink(directory / "elsewhere")
     done = recover(spool, "--address", sink.path, sink=sink, count=50)
@@ -33,20 +33,21 @@ def test_command(make_orphaned_spool, recover, make_sink, spool, directory):
     assert not spool.exists()
 
 
-@pytest.mark.parametrize("arguments, status, said", [
+@pytest.mark.parametrize("arguments, status, words", [
     (["/nowhere/spool"], 1, "No such file"),
     (["x", "--address", "udp:nowhere"], 2, "--address must be udp:HOST:PORT"),
     (["x", "--address", "y" * 200], 2, "address must be at most"),
     (["x", "--timeout", "-1"], 2, "--timeout must be between"),
     ([], 2, "PATH"),
 ])
-def test_says_what_is_wrong(recover, arguments, status, said):
+def test_error_messages(recover, arguments, status, words):
+    """A wrong path or option is reported on stderr without a traceback."""
     done = recover(*arguments)
-    assert done.returncode == status and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == status and words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_killed_in_the_middle(make_orphaned_spool, make_sink, spool):
-    """The next one goes on where it was: a batch may come twice, in order."""
+def test_killed_during_recovery(make_orphaned_spool, make_sink, spool):
+    """The next run continues where a killed one ended. A batch may arrive twice, in order."""
     make_orphaned_spool(*range(300))
     sink = make_sink()
     following = 0
@@ -60,15 +61,15 @@ def test_killed_in_the_middle(make_orphaned_spool, make_sink, spool):
                 received += sink.take()
         while not sink.is_empty():
             received += sink.take()
-        numbers = [int(each[4:-1]) for each in received]
+        numbers = [int(datagram[4:-1]) for datagram in received]
         assert following - 16 <= numbers[0] <= following
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         following = numbers[-1] + 1
     assert following == 300 and not spool.exists()
 
 
-def test_knows_the_last_destination(make_orphaned_spool, recover, make_sink, spool, directory):
-    """Not the one of the process that made the file."""
+def test_last_destination(make_orphaned_spool, recover, make_sink, spool, directory):
+    """The records are sent to the destination of the last process that used the file."""
     make_orphaned_spool("a", address=str(directory / "before"))
     make_orphaned_spool("b", address=str(directory / "now"))
     sink = make_sink(directory / "now")
@@ -76,16 +77,16 @@ def test_knows_the_last_destination(make_orphaned_spool, recover, make_sink, spo
     assert sink.take(2) == records("a", "b")
 
 
-def test_a_relative_address_from_elsewhere(make_orphaned_spool, recover, make_sink, spool, directory,
-                                                  tmp_path):
+def test_relative_address(make_orphaned_spool, recover, make_sink, spool, directory, tmp_path):
+    """A relative address is resolved in the directory of the process that made the spool."""
     make_orphaned_spool("a", address=os.path.relpath(directory / "log", tmp_path))
     sink = make_sink()
     assert recover(spool, cwd="/").returncode == 0
     assert sink.take(1) == records("a")
 
 
-def test_what_cannot_be_printed(make_orphaned_spool, recover, make_sink, directory):
-    """A path that is no UTF-8, and text that stdout's encoding does not have."""
+def test_unprintable_text(make_orphaned_spool, recover, make_sink, directory):
+    """A path that is not UTF-8, and text outside the encoding of stdout, are escaped."""
     spool = os.fsdecode(os.fsencode(directory) + b"/\xff")
     make_orphaned_spool("\u20ac", path=spool)
     utf8 = {"PYTHONIOENCODING": "utf-8"}
@@ -98,8 +99,8 @@ def test_what_cannot_be_printed(make_orphaned_spool, recover, make_sink, directo
     assert sink.take(1) == records("\u20ac")
 
 
-def test_with_all_names(make_orphaned_spool, recover, make_sink, spool):
-    """`recover PATH*`: a file that was found beside another is not missed when its turn comes."""
+def test_several_paths(make_orphaned_spool, recover, make_sink, spool):
+    """`recover PATH*` does not fail for a file that was already recovered with another path."""
     make_orphaned_spool("a")
     make_orphaned_spool("b", path=f"{spool}.77")
     sink = make_sink()
@@ -108,11 +109,14 @@ def test_with_all_names(make_orphaned_spool, recover, make_sink, spool):
     assert sink.take(2) == records("a", "b")
 
 
-def test_set_aside_twice(make_orphaned_spool, recover, make_sink, spool, directory):
-    """Under the same process id, as in a container: the second does not replace the first."""
+def test_renamed_twice(make_orphaned_spool, recover, make_sink, spool, directory):
+    """A second spool that is renamed does not replace the first one.
+
+    Both have the same process id, as in containers.
+    """
     for capacity, text in ((4096, "a"), (8192, "b"), (4096, "c"), (8192, "d")):
         make_orphaned_spool(text, capacity=capacity, before="import os; os.getpid = lambda: 1",
-              end="signal.raise_signal(signal.SIGKILL)")
+                            end="signal.raise_signal(signal.SIGKILL)")
     sink = make_sink()
     done = recover(spool)
     assert done.returncode == 0, done
@@ -120,8 +124,8 @@ def test_set_aside_twice(make_orphaned_spool, recover, make_sink, spool, directo
     assert os.listdir(directory) == ["log"]
 
 
-def test_childs_file_that_was_set_aside_is_found(make_orphaned_spool, recover, make_sink, spool, directory):
-    """A process with the same id but another capacity moved it out of its way."""
+def test_renamed_file_of_a_child(make_orphaned_spool, recover, make_sink, spool, directory):
+    """A child's file is found that a process with the same id but another capacity has renamed."""
     make_orphaned_spool("a", path=f"{spool}.77", capacity=4096)
     make_orphaned_spool("b", path=f"{spool}.77", capacity=8192)
     sink = make_sink()
@@ -131,7 +135,7 @@ def test_childs_file_that_was_set_aside_is_found(make_orphaned_spool, recover, m
     assert os.listdir(directory) == ["log"]
 
 
-# --- records that were written for another kind of destination -----------------------------------
+# --- records for another kind of destination ------------------------------------------------------
 
 DATAGRAMS = {}
 STREAM = {"socktype": 1}
@@ -155,7 +159,7 @@ def recover_over_tcp(recover, spool):
     (NEWLINE, b"<14>a#012<14>b\n<14>c\n"),
 ], ids=["datagrams", "stream", "octet-counting", "newline"])
 def test_over_tcp(make_orphaned_spool, recover, spool, options, wire):
-    """Two records are two, whatever is in them, and whatever they were written for."""
+    """Two records stay two, whatever they contain, and whatever destination they were made for."""
     make_orphaned_spool("a\n<14>b", "c", **options)
     assert recover_over_tcp(recover, spool) == wire
     assert not spool.exists()
@@ -167,7 +171,8 @@ def test_over_tcp(make_orphaned_spool, recover, spool, options, wire):
     (COUNTED, [b"<14>a\nb", b"<14>c"]),
     (NEWLINE, [b"<14>a#012b", b"<14>c"]),
 ], ids=["datagrams", "stream", "octet-counting", "newline"])
-def test_by_udp(make_orphaned_spool, recover, spool, options, received):
+def test_over_udp(make_orphaned_spool, recover, spool, options, received):
+    """Each record is sent over UDP as one datagram, whatever destination it was made for."""
     make_orphaned_spool("a\nb", "c", **options)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
@@ -181,7 +186,7 @@ def test_by_udp(make_orphaned_spool, recover, spool, options, received):
                          ids=["datagrams", "stream", "octet-counting", "newline"])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["dgram", "stream"])
 def test_to_a_unix_socket(make_orphaned_spool, recover, make_sink, directory, spool, options, kind):
-    """What listens there is not known: each record ends with a NUL, or it is a datagram."""
+    """Whatever listens there, each record is a datagram, or ends with a NUL on a stream."""
     make_orphaned_spool("a", "c", **options)
     sink = make_sink(directory / "elsewhere", kind)
     done = recover(spool, "--address", sink.path)
@@ -192,8 +197,9 @@ def test_to_a_unix_socket(make_orphaned_spool, recover, make_sink, directory, sp
         assert sink.take(2) == records("a", "c")
 
 
+@pytest.mark.slow
 def test_rewritten_as_far_as_possible(make_orphaned_spool, recover, make_sink, directory, spool):
-    """What could not be sent stays, in the form it has."""
+    """Records that could not be sent stay in the spool unchanged."""
     make_orphaned_spool(*range(100), **COUNTED)
     sink = make_sink()
     sink.hang(room=11)
@@ -201,7 +207,7 @@ def test_rewritten_as_far_as_possible(make_orphaned_spool, recover, make_sink, d
     assert done.returncode == 1 and "could not be" in done.stderr
     sent = int(done.stderr.partition(" records sent")[0].rpartition(" ")[2])
     assert sink.take(sent) == records(*range(sent)) and sent == 11
-    # The one that waited when the time was over was not sent.
+    # The record that waited when the timeout expired was not sent.
     assert sink.is_empty()
     done = recover(spool, "--address", sink.path, sink=sink, count=100 - sent)
     assert done.returncode == 0 and done.received == records(*range(sent, 100))
@@ -209,7 +215,7 @@ def test_rewritten_as_far_as_possible(make_orphaned_spool, recover, make_sink, d
 
 
 def test_rewritten_without_a_priority(make_orphaned_spool, recover, make_sink, spool):
-    """A record that is whole but has no priority gets RFC 3164's."""
+    """A complete record without a priority gets the default of RFC 3164."""
     make_orphaned_spool("text", **COUNTED)
     content = spool.read_bytes()
     spool.write_bytes(content.replace(b"8 <14>text", b"8 x14>text"))
@@ -218,8 +224,9 @@ def test_rewritten_without_a_priority(make_orphaned_spool, recover, make_sink, s
     assert sink.take_one() == b"<13>x14>text\0"
 
 
-def test_next_handler_writes_otherwise(make_orphaned_spool, recover, make_handler, make_sink, spool, capsys):
-    """It does not send records in a form that its destination would not understand."""
+def test_next_handler_uses_another_format(make_orphaned_spool, recover, make_handler, make_sink,
+                                          spool, capsys):
+    """A handler does not send records in a format that its destination would not understand."""
     make_orphaned_spool("a\nb")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=1 << 16, socktype=socket.SOCK_STREAM)
@@ -234,10 +241,10 @@ def test_next_handler_writes_otherwise(make_orphaned_spool, recover, make_handle
 
 @pytest.mark.parametrize("name", ["journal", "elsewhere"])
 def test_entries_of_the_journal(run_python, recover, make_sink, directory, spool, name):
-    """They go to a journald's socket, however long they are, and nowhere else."""
+    """Entries of any length are sent to journald's native socket, and only there."""
     run_python("""
 import logging, os, sys, fastlog
-logging.raiseExceptions = False  # nobody listens, and that is told
+logging.raiseExceptions = False  # no outage reports on stderr
 log = logging.Logger("x")
 log.addHandler(fastlog.JournalHandler(sys.argv[1], ident="x", spool=sys.argv[2], capacity=1 << 21))
 log.info("x" * 400_000)
@@ -251,17 +258,17 @@ os._exit(0)
     sink = make_sink(directory / name)
     address = ["--address", sink.path] if name == "elsewhere" else []
     assert recover(spool, *address).returncode == 0
-    _, (file,), _, _ = socket.recv_fds(sink.socket, 1, 1)      # it is too long for a datagram
+    _, (file,), _, _ = socket.recv_fds(sink.socket, 1, 1)  # too long for a datagram
     with open(file, "rb") as entry:
         assert b"MESSAGE=" + b"x" * 400_000 + b"\n" in entry.read()
 
 
 def test_syslog_handler_after_a_journal_handler(run_python, make_handler, make_sink, directory,
                                                 spool, capsys):
-    """With the same spool: the journal's entries are not for syslog."""
+    """A SysLogHandler with the same spool does not send the journal's entries to syslog."""
     run_python("""
 import logging, os, sys, fastlog
-logging.raiseExceptions = False  # nobody listens, and that is told
+logging.raiseExceptions = False  # no outage reports on stderr
 log = logging.Logger("x")
 log.addHandler(fastlog.JournalHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16))
 log.info("entry")
@@ -274,7 +281,7 @@ os._exit(0)
     assert sink.is_empty()
 
 
-# --- headers that make no sense ------------------------------------------------------------------
+# --- damaged headers ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("damage", [
     {"paths": [], "host": "h" * 400, "port": 514},
@@ -289,13 +296,13 @@ os._exit(0)
 ], ids=["host", "port", "no host", "20 paths", "path", "paths", "framing", "framing's type",
         "socktype"])
 def test_damaged_destination(make_orphaned_spool, recover, make_sink, spool, directory, damage):
-    """It is told, and overwrites nothing; with --address the records are sent all the same."""
+    """A damaged destination is reported and harmless. With --address, the records are sent."""
     make_orphaned_spool("a")
     with open(spool, "r+b") as file:
         size, = struct.unpack("=24xI", file.read(28))
-        where = json.dumps({**json.loads(file.read(size)), **damage}).encode()
+        destination = json.dumps({**json.loads(file.read(size)), **damage}).encode()
         file.seek(24)
-        file.write(struct.pack("=I", len(where)) + where)
+        file.write(struct.pack("=I", len(destination)) + destination)
     for arguments in ["--dry-run"], []:
         done = recover(spool, *arguments)
         assert done.returncode == 1 and "the destination in the file is invalid" in done.stderr
@@ -305,16 +312,16 @@ def test_damaged_destination(make_orphaned_spool, recover, make_sink, spool, dir
 
 
 def test_empty_file(recover, spool):
-    """Its process was killed when it had just made it: there is nothing in it."""
+    """Recovery removes an empty file, which a process leaves if it is killed at its start."""
     spool.touch(0o600)
     done = recover(spool, "--dry-run")
     assert done == (0, f"{spool}: nothing to send\n", "", []) and spool.exists()
     assert recover(spool) == (0, f"{spool}: nothing to send\n", "", []) and not spool.exists()
 
 
-def test_output_that_nobody_reads(make_orphaned_spool, spool):
+def test_closed_output(make_orphaned_spool, spool):
     """`fastlog recover … | head` ends without a traceback."""
-    make_orphaned_spool(*["x" * 1000] * 800, capacity=1 << 20)      # more than a pipe holds
+    make_orphaned_spool(*["x" * 1000] * 800, capacity=1 << 20)  # more than a pipe holds
     with subprocess.Popen([sys.executable, "-m", "fastlog", "recover", "--dry-run", spool],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stdout.readline()

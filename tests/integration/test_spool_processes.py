@@ -1,4 +1,4 @@
-"""Spools of several processes: forked children, their threads, and who has which file."""
+"""Spools of several processes: exclusive use, forked children, and orphaned spools."""
 import os
 import shutil
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 CAPACITY = 1 << 16
 
 
-def test_two_processes_cannot_share_one(make_handler, recover, directory, spool):
+def test_two_processes_cannot_share_a_spool(make_handler, recover, directory, spool):
+    """A spool that another process uses is refused, with the id of that process."""
     code = ("import sys, fastlog; h = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2]); "
             "print(1, flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", code, directory / "log", spool],
@@ -24,8 +25,8 @@ def test_two_processes_cannot_share_one(make_handler, recover, directory, spool)
     make_handler(directory / "log", spool=spool)
 
 
-def test_two_handlers_cannot_share_one(make_handler, recover, directory, spool):
-    """And the refusal does not give up the first one's lock."""
+def test_two_handlers_cannot_share_a_spool(make_handler, recover, directory, spool):
+    """A spool that another handler uses is refused, and that handler keeps its lock."""
     make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     with pytest.raises(BlockingIOError, match="in use by another handler of this process"):
         make_handler(directory / "log", spool=spool, capacity=CAPACITY)
@@ -34,7 +35,7 @@ def test_two_handlers_cannot_share_one(make_handler, recover, directory, spool):
 
 
 def test_forked_child_does_not_hold_the_parents_lock(run_python, directory, spool, make_handler):
-    """A child that outlives its parent must not keep the next process from the parent's spool."""
+    """A child that outlives its parent does not block the parent's spool."""
     code = """
 import os, sys, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
@@ -50,12 +51,11 @@ os._exit(0)
         parent.stdin.close()
 
 
-def test_forked_children_have_spools_of_their_own(run_python, recover, directory, spool,
-                                                  make_sink):
-    """Parent and children are killed: recovery finds all of their records, each once."""
+def test_forked_children_have_separate_spools(run_python, recover, directory, spool, make_sink):
+    """Recovery finds all records of a parent and its children once after all are killed."""
     run_python("""
 import logging, os, signal, sys, fastlog
-logging.raiseExceptions = False  # nobody listens, and that is told
+logging.raiseExceptions = False  # no outage reports on stderr
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
 log = logging.Logger("x")
 log.addHandler(handler)
@@ -82,9 +82,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert sink.is_empty() and list(directory.glob("spool*")) == []
 
 
-def test_handler_sends_what_children_left(run_python, make_handler, make_sink, directory, spool,
-                                          capsys):
-    """The next handler with the path empties the children's spools, too, and removes them."""
+def test_handler_sends_records_of_dead_children(run_python, make_handler, make_sink, directory,
+                                                spool, capsys):
+    """The next handler with the same path also sends the records in the children's spools.
+
+    Then it removes these files.
+    """
     run_python("""
 import logging, os, sys, fastlog
 logging.raiseExceptions = False
@@ -105,8 +108,8 @@ os._exit(0)
     assert sorted(os.listdir(directory)) == ["log", "spool"]
 
 
-def test_children_that_end_well_leave_no_file(run_python, directory, spool, make_sink):
-    """A child of multiprocessing delivers, and removes its spool."""
+def test_orderly_children_leave_no_file(run_python, directory, spool, make_sink):
+    """A child of multiprocessing delivers its records and removes its spool."""
     sink = make_sink()
     run_python("""
 import logging, multiprocessing, os, sys, fastlog
@@ -122,7 +125,7 @@ process.join()
 
 
 def test_first_records_of_a_forked_child_from_two_threads(run_python, directory, make_sink):
-    """The child's spool is that of the first to be ready; nothing is left of the other's."""
+    """The child uses the spool of the thread that is ready first, and removes the other one."""
     sink = make_sink()
     run_python("""
 import logging, os, sys, threading, time, fastlog
@@ -136,10 +139,10 @@ if os.fork() == 0:
     both = threading.Barrier(2)
 
     def slow(*args):
-        time.sleep(0.2)      # the other thread comes meanwhile
+        time.sleep(0.2)  # the other thread arrives meanwhile
         allocate(*args)
 
-    def slow_end(self):      # of the parent's
+    def slow_end(self):  # deletes the Spool that was inherited from the parent
         time.sleep(0.5)
         end(self)
 
@@ -163,9 +166,9 @@ assert os.wait()[1] == 0
     assert sorted(sink.take(2)) == [b"<14>0\0", b"<14>1\0"] and sink.is_empty()
 
 
-def test_close_waits_for_what_children_left(make_orphaned_spool, make_handler, make_sink, directory, spool,
-                                            capsys):
-    """As flush() does, not only for the records of its own ring."""
+def test_close_waits_for_records_of_dead_children(make_orphaned_spool, make_handler, make_sink,
+                                                  directory, spool, capsys):
+    """Like flush(), close() also waits for the records in the spools of children."""
     make_orphaned_spool(*range(50), path=f"{spool}.77")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=1 << 16)
@@ -178,7 +181,7 @@ def test_close_waits_for_what_children_left(make_orphaned_spool, make_handler, m
 
 
 def test_fork_while_another_thread_opens_a_spool(run_python, directory, spool):
-    """The child must not wait for a lock whose holder it does not have."""
+    """A child does not wait for a lock whose holder only exists in the parent."""
     run_python("""
 import logging, os, sys, threading, fastlog
 from fastlog._spool import file as _spool
@@ -207,7 +210,7 @@ thread.join()
 
 
 def test_child_without_a_spool_and_without_stderr(run_python, directory, sink):
-    """What it cannot say must not cost it its records."""
+    """A child delivers its records even if it can neither make a spool nor report that."""
     (directory / "sub").mkdir()
     run_python("""
 import logging, os, shutil, sys, fastlog
@@ -225,8 +228,11 @@ assert os.waitpid(pid, 0)[1] == 0
     assert sink.take_one() == b"<14>child\0"
 
 
-def test_damaged_file_stops_no_child(run_python, spool, sink):
-    """What lies at PATH.PID from a process that had the same id makes no sense: go on in memory."""
+def test_child_ignores_a_damaged_file(run_python, spool, sink):
+    """A child logs from memory if a damaged file has the name of its spool.
+
+    Such a file PATH.PID comes from an earlier process with the same id.
+    """
     run_python("""
 import logging, os, shutil, sys, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
@@ -234,9 +240,9 @@ log = logging.Logger("x")
 log.addHandler(handler)
 pid = os.fork()
 if pid == 0:
-    own = f"{sys.argv[2]}.{os.getpid()}"
-    shutil.copy(sys.argv[2], own)
-    with open(own, "r+b") as file:
+    path = f"{sys.argv[2]}.{os.getpid()}"
+    shutil.copy(sys.argv[2], path)
+    with open(path, "r+b") as file:
         file.seek(512)
         file.write(b"\\3" * 8)
     log.info("child")
@@ -246,30 +252,30 @@ assert os.waitpid(pid, 0)[1] == 0
     assert sink.take_one() == b"<14>child\0"
 
 
-# --- what others left beside it ------------------------------------------------------------------
+# --- orphaned spools with the same path -----------------------------------------------------------
 
-def test_left_for_another_destination(make_orphaned_spool, recover, make_handler, make_sink, directory, spool,
-                                      capsys):
-    """It is left alone, and that is said."""
-    make_orphaned_spool("theirs", path=f"{spool}.77", address=str(directory / "theirs"))
-    make_orphaned_spool("ours", path=f"{spool}.78")
+def test_orphaned_spool_for_another_destination(make_orphaned_spool, recover, make_handler,
+                                                make_sink, directory, spool, capsys):
+    """An orphaned spool for another destination is not sent but reported."""
+    make_orphaned_spool("other", path=f"{spool}.77", address=str(directory / "other"))
+    make_orphaned_spool("same", path=f"{spool}.78")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=CAPACITY)
     assert (f"1 records of an earlier process in {spool}.77, for another destination. Run "
             f"`fastlog recover {spool}.77` to send them\n") in capsys.readouterr().err
-    assert sink.take_one() == b"<14>ours\0"
+    assert sink.take_one() == b"<14>same\0"
     handler.close()
     assert sink.is_empty() and sorted(os.listdir(directory)) == ["log", "spool.77"]
-    sink = make_sink(directory / "theirs")
-    assert recover(f"{spool}.77", sink=sink, count=1).received == [b"<14>theirs\0"]
+    sink = make_sink(directory / "other")
+    assert recover(f"{spool}.77", sink=sink, count=1).received == [b"<14>other\0"]
 
 
-def test_childs_name_with_another_destination(make_orphaned_spool, run_python, recover, make_sink, directory,
-                                              spool):
-    """A child does not send what a process of its id left for somebody else."""
+def test_child_with_the_id_of_a_dead_process(make_orphaned_spool, run_python, recover, make_sink,
+                                             directory, spool):
+    """A child does not send the records that a process with its id left for another daemon."""
     sink = make_sink()
-    others = directory / "others"
-    make_orphaned_spool("theirs", path=others, address=str(directory / "theirs"))
+    other_spool = directory / "other_spool"
+    make_orphaned_spool("other", path=other_spool, address=str(directory / "other"))
     run_python("""
 import logging, os, shutil, sys, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
@@ -279,27 +285,31 @@ ready, go = os.pipe()
 pid = os.fork()
 if pid == 0:
     os.read(ready, 1)
-    log.info("ours")
+    log.info("child")
     os._exit(0 if handler.flush() and handler.stats().sent == 1 else 1)
 shutil.copy(sys.argv[3], f"{sys.argv[2]}.{pid}")
 os.write(go, b"x")
 assert os.waitpid(pid, 0)[1] == 0
-""", sink.path, spool, others)
-    assert sink.take_one() == b"<14>ours\0" and sink.is_empty()
-    theirs = make_sink(directory / "theirs")
+""", sink.path, spool, other_spool)
+    assert sink.take_one() == b"<14>child\0" and sink.is_empty()
+    other_sink = make_sink(directory / "other")
     assert recover(spool).returncode == 0
-    assert theirs.take_one() == b"<14>theirs\0"
+    assert other_sink.take_one() == b"<14>other\0"
 
 
 def test_empty_file_of_a_child(make_handler, directory, spool, capsys):
-    """Killed when it had just made it: there is nothing in it, and nothing to say."""
+    """An empty file of a child is removed without a report.
+
+    A child leaves such a file if it is killed right after it created the file.
+    """
     (directory / "spool.77").touch(0o600)
     make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     assert os.listdir(directory) == ["spool"] and capsys.readouterr().err == ""
 
 
-def test_close_says_what_is_left_in_which_file(make_orphaned_spool, make_handler, directory, spool, capsys):
-    """Each file's own records, and the files can be had by others."""
+def test_close_reports_the_remaining_records(make_orphaned_spool, make_handler, directory, spool,
+                                             capsys):
+    """close() reports the records in each file. After that, other handlers can use the files."""
     for number in range(3):
         make_orphaned_spool(*range(number + 1), path=f"{spool}.{number}")
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
@@ -314,7 +324,8 @@ def test_close_says_what_is_left_in_which_file(make_orphaned_spool, make_handler
         make_handler(directory / "log", spool=f"{spool}.{number}", capacity=CAPACITY)
 
 
-def test_childs_close_names_its_own_file(run_python, directory, spool):
+def test_close_of_a_child_reports_the_file_of_the_child(run_python, directory, spool):
+    """close() in a forked child reports the path of the child's spool."""
     done = run_python("""
 import logging, os, sys, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2], capacity=1 << 16)
@@ -329,14 +340,15 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """, directory / "log", spool)
-    *_, said, pid = done.splitlines()
-    assert said == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
+    *_, report, pid = done.splitlines()
+    assert report == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
                     f"{spool}.{pid}")
 
 
 @pytest.mark.parametrize("spooled", [True, False])
-def test_child_of_multiprocessing_says_where_its_records_are(run_python, directory, spool,
-                                                             spooled):
+def test_child_of_multiprocessing_reports_its_undelivered_records(run_python, directory, spool,
+                                                                  spooled):
+    """A child of multiprocessing reports its undelivered records, and their file if it has one."""
     done = run_python("""
 import logging, multiprocessing, os, sys, fastlog
 handler = fastlog.SysLogHandler(sys.argv[1], spool=sys.argv[2] or None, capacity=1 << 16,
@@ -356,8 +368,8 @@ print(process.pid, process.exitcode)
                           + (f"; they are kept in {spool}.{pid}" if spooled else "")]
 
 
-def leave_many(make_orphaned_spool, spool, count):
-    """Files of `count` children, each with one record."""
+def make_many_orphaned_spools(make_orphaned_spool, spool, count):
+    """Make the spools of `count` dead children with one record each."""
     make_orphaned_spool("x")
     for number in range(count):
         shutil.copy(spool, f"{spool}.{number}")
@@ -365,8 +377,8 @@ def leave_many(make_orphaned_spool, spool, count):
 
 
 def test_many_files(make_orphaned_spool, make_handler, make_sink, directory, spool, threads):
-    """They are sent some at a time: descriptors and threads of this process are not for them."""
-    leave_many(make_orphaned_spool, spool, 100)
+    """Many files are sent a few at a time, to limit the descriptors and threads of the process."""
+    make_many_orphaned_spools(make_orphaned_spool, spool, 100)
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     assert len(threads.find()) <= 16
     sink = make_sink()
@@ -377,9 +389,10 @@ def test_many_files(make_orphaned_spool, make_handler, make_sink, directory, spo
     assert sorted(os.listdir(directory)) == ["log", "spool"]
 
 
-def test_many_files_that_cannot_be_sent(make_orphaned_spool, make_handler, directory, spool, capsys):
-    """Those that had no turn are told of, too."""
-    leave_many(make_orphaned_spool, spool, 20)
+def test_many_files_that_cannot_be_sent(make_orphaned_spool, make_handler, directory, spool,
+                                        capsys):
+    """Files that were still waiting to be opened are also reported."""
+    make_many_orphaned_spools(make_orphaned_spool, spool, 20)
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     handler.close(0.0)
     assert (f"4 more files of earlier processes beside {spool} were not sent"
