@@ -44,27 +44,28 @@ def parse_arguments() -> argparse.Namespace:
 def run_round(options: argparse.Namespace, number: int) -> bool:
     """Run a round, print its outcome, and return whether all properties held."""
     directory = Path(tempfile.mkdtemp(prefix="fl-"))
-    this = Round(options.seed, number, directory, options.bursts)
+    chaos_round = Round(options.seed, number, directory, options.bursts)
     began = time.monotonic()
     failure = ""
     try:
-        count = this.run()
+        count = chaos_round.run()
     except (check.Violation, subprocess.SubprocessError, OSError) as error:
         failure = f"{type(error).__name__}: {error}"
     if failure:
-        print(f"\nround {number} FAILED: {failure}\n\nplan: {json.dumps(this.plan, indent=1)}\n"
-              f"\ndaemon events: {', '.join(this.log)}\n\nrepeat it with: "
+        plan = json.dumps(chaos_round.plan, indent=1)
+        print(f"\nround {number} FAILED: {failure}\n\nplan: {plan}\n"
+              f"\ndaemon events: {', '.join(chaos_round.log)}\n\nrepeat it with: "
               f"--seed {options.seed} --bursts {options.bursts} --first {number} --rounds 1")
         if options.keep:
             print(f"files: {directory}")
             return False
     else:
-        plan = this.plan
+        plan = chaos_round.plan
         print(f"round {number}: {count} records in {time.monotonic() - began:.1f} s, "
               f"{plan['options']['overflow']}, {plan['options']['capacity']} bytes"
               f"{', spool' * ('spool' in plan['options'])}{', rsyslogd' * plan['plain']}; "
-              f"{[action['kind'] for action in plan['actions']]}; {len(this.log)} daemon events",
-              flush=True)
+              f"{[action['kind'] for action in plan['actions']]}; "
+              f"{len(chaos_round.log)} daemon events", flush=True)
     shutil.rmtree(directory)
     return not failure
 

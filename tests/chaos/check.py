@@ -176,7 +176,7 @@ def count_reports_lost(stats: dict) -> int:
 
 
 def check_complete(process: Process, missing: list[Key], may_lose: int) -> int:
-    """Check that a process that ended in order has sent, or counted and reported, each record.
+    """Check that a process that ended cleanly has sent, or counted and reported, each record.
 
     Return the number of missing records that it did not count.
     """

@@ -71,7 +71,7 @@ class SimulatedDaemon:
         self._kill_receiver()
 
     def stop(self) -> None:
-        """Stop in order: store all queued datagrams and close the socket. Nothing is lost."""
+        """Stop cleanly: store all queued datagrams and close the socket. Nothing is lost."""
         os.unlink(self.path)
         self._listener.shutdown(socket.SHUT_RD)
         self._kill_receiver()

@@ -1,6 +1,6 @@
 """The process that logs in a chaos run: `worker.py PLAN`. The plan is a JSON file.
 
-Each process, including forked ones, leaves a ledger of its calls. If it ends in order, it also
+Each process, including forked ones, leaves a ledger of its calls. If it ends cleanly, it also
 leaves its counters.
 """
 from __future__ import annotations

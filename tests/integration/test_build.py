@@ -60,7 +60,10 @@ def test_other_platforms(repository, tmp_path):
 @pytest.mark.parametrize("unit", sorted(
     str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.pyx")))
 def test_native_code_compiles_without_a_warning(repository, tmp_path, gcc, unit):
-    """Neither Cython nor gcc prints a warning. Cython's hints would show hidden GIL checks."""
+    """Neither Cython nor gcc prints a warning.
+
+    The output of Cython would include a hint where an exception check requires the GIL.
+    """
     translated = subprocess.run(
         [sys.executable, "-m", "cython", "-3", f"fastlog/{unit}",
          "-o", str(tmp_path / "unit.c")], cwd=repository, capture_output=True, text=True)

@@ -27,7 +27,7 @@ unittest.main("test.test_logging", argv=["", *{classes}], verbosity=2)
 
 @pytest.fixture(autouse=True)
 def needs_test_package():
-    """Skip these tests if the package `test` is missing. Debian distributes it separately."""
+    """Skip these tests, or fail in CI, without the package `test`, which Debian splits off."""
     if importlib.util.find_spec("test.test_logging") is None:
         if os.environ.get("CI"):
             pytest.fail("this Python has no test package")

@@ -96,8 +96,8 @@ log.info("%s", Crashing())
 def test_half_written_record(crash):
     """The drain skips a record whose producer crashed between reservation and commit.
 
-    The memory of the message is unmapped. If the drain waited for the record, the test would time
-    out.
+    The memory of the message is unmapped. If the drain waited for the record, the test would fail
+    with a timeout.
     """
     lines = crash(f"""
 fastlog.enable_crash_drain(timeout=1000)

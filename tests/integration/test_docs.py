@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 OTHER_PAGES = [ROOT / name for name in (
     "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md",
     "examples/rsyslog/README.md")]
-SPECIAL_PAGES = ("crash-safety.md", "formats.md", "journal.md")  # their blocks have special tests
+SPECIAL_PAGES = ("crash-safety.md", "formats.md", "journal.md")  # with tests for their blocks
 
 
 def fenced(page):

@@ -125,7 +125,7 @@ def test_renamed_twice(make_orphaned_spool, recover, make_sink, spool, directory
 
 
 def test_renamed_file_of_a_child(make_orphaned_spool, recover, make_sink, spool, directory):
-    """A child's file is found that a process with the same id but another capacity has renamed."""
+    """Recovery finds a child's file that a process with its id but another capacity renamed."""
     make_orphaned_spool("a", path=f"{spool}.77", capacity=4096)
     make_orphaned_spool("b", path=f"{spool}.77", capacity=8192)
     sink = make_sink()
@@ -186,7 +186,7 @@ def test_over_udp(make_orphaned_spool, recover, spool, options, received):
                          ids=["datagrams", "stream", "octet-counting", "newline"])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["dgram", "stream"])
 def test_to_a_unix_socket(make_orphaned_spool, recover, make_sink, directory, spool, options, kind):
-    """Whatever listens there, each record is a datagram, or ends with a NUL on a stream."""
+    """Each record is a datagram, or ends with a NUL on a stream, because any daemon may listen."""
     make_orphaned_spool("a", "c", **options)
     sink = make_sink(directory / "elsewhere", kind)
     done = recover(spool, "--address", sink.path)

@@ -229,7 +229,7 @@ assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_child_ignores_a_damaged_file(run_python, spool, sink):
-    """A child logs from memory if a damaged file has the name of its spool.
+    """A child continues with a ring in memory if a damaged file has the name of its spool.
 
     Such a file PATH.PID comes from an earlier process with the same id.
     """

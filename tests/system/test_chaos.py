@@ -22,7 +22,7 @@ def chaos(repository, start_rsyslogd):
 
 
 def test_every_lost_record_is_reported(chaos):
-    """Every lost record is reported with each overflow policy, without and with a spool.
+    """Every lost record is reported with each overflow policy, with and without a spool.
 
     One round runs with rsyslogd.
     """

@@ -57,7 +57,7 @@ def findings(*arguments, **options):
 
 @pytest.fixture
 def as_root():
-    """Skip tests that become another user or have a private /dev/log, unless root runs them."""
+    """Require root, to become another user or to have a private /dev/log."""
     if os.geteuid() != 0:
         if os.environ.get("CI"):
             pytest.fail("only root can become another user or have a private /dev/log")
@@ -121,7 +121,7 @@ def test_no_send(rsyslogd, make_handler, logger_for):
 
 @pytest.mark.slow
 def test_no_rule_for_the_facility(start_rsyslogd):
-    """The doctor misses a record that the rules discard, and finds one of another facility."""
+    """The doctor warns about a record that the rules discard, and finds one of another facility."""
     daemon = start_rsyslogd(configuration=(
         'global(workDirectory="{directory}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
         'input(type="imuxsock" Socket="{socket}")\nlocal3.* -{rest_log}\n'))
@@ -265,7 +265,7 @@ def test_socket_without_write_permission(rsyslogd, as_root):
 
 @pytest.mark.slow
 def test_as_an_ordinary_user(rsyslogd, as_root):
-    """An ordinary user's doctor infers the listener from the configuration.
+    """For an ordinary user, the doctor infers the listener from the configuration.
 
     It reports files that the user may not read.
     """

@@ -209,7 +209,7 @@ class Machine(Rsyslogd):
             yield int(local.split(":")[1], 16), int(state, 16), int(queues.split(":")[1], 16)
 
     def end_at_once(self):
-        """Kill the daemon. If it is stopped, it does not run again before that."""
+        """Kill the daemon without letting a stopped one run again."""
         os.kill(self.pid, signal.SIGKILL)
         self.kill()
 
@@ -467,7 +467,7 @@ def test_long_outage(transport, make_pair, program_on):
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tcp", "relp"])
 def test_sender_restarted_during_an_outage(transport, make_pair, program_on):
-    """A sender that is shut down in order saves its queue. The order of the records is lost."""
+    """A sender that shuts down cleanly saves its queue. The order of the records is lost."""
     sender, receiver = make_pair(transport)
     program = program_on(sender)
     records = program.log(1000)

@@ -160,8 +160,8 @@ def test_hostile_messages(configured, rsyslogd):
 def test_daemon_does_not_inherit_preloaded_libraries(start_rsyslogd, monkeypatch):
     """A daemon is started without LD_PRELOAD.
 
-    A sanitizer's library, which is preloaded into Python, would end the daemon for the daemon's
-    own errors.
+    A sanitizer's library that is preloaded into Python would end the daemon for errors of the
+    daemon.
     """
     monkeypatch.setenv("LD_PRELOAD", "libm.so.6")
     daemon = start_rsyslogd()
