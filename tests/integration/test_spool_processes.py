@@ -340,8 +340,8 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """, directory / "log", spool)
-    *_, report, pid = done.splitlines()
-    assert report == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
+    *_, said, pid = done.splitlines()
+    assert said == (f"fastlog: 1 records were not delivered to {directory}/log; they are kept in "
                     f"{spool}.{pid}")
 
 
