@@ -99,5 +99,6 @@ def test_bad_command_line(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["bench", *arguments])
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "usage: fastlog bench" in said and f"{arguments[1]!r} is not a positive number" in said
+    errors = capsys.readouterr().err
+    assert "usage: fastlog bench" in errors
+    assert f"{arguments[1]!r} is not a positive number" in errors

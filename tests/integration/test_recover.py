@@ -230,13 +230,13 @@ def test_next_handler_uses_another_format(make_orphaned_spool, recover, make_han
     make_orphaned_spool("a\nb")
     sink = make_sink()
     handler = make_handler(sink.path, spool=spool, capacity=1 << 16, socktype=socket.SOCK_STREAM)
-    said = capsys.readouterr().err
-    aside, = spool.parent.glob("spool.*")
-    assert said == (f"fastlog: 1 records of an earlier process in {aside}, for another destination."
-                    f" Run `fastlog recover {aside}` to send them\n")
+    report = capsys.readouterr().err
+    renamed, = spool.parent.glob("spool.*")
+    assert report == (f"fastlog: 1 records of an earlier process in {renamed}, for another "
+                      f"destination. Run `fastlog recover {renamed}` to send them\n")
     assert handler.flush()
-    assert recover(aside).returncode == 0 and sink.take(1) == records("a\nb")
-    assert not aside.exists()
+    assert recover(renamed).returncode == 0 and sink.take(1) == records("a\nb")
+    assert not renamed.exists()
 
 
 @pytest.mark.parametrize("name", ["journal", "elsewhere"])
