@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 OTHER_PAGES = [ROOT / name for name in (
-    "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md",
+    "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "RELEASING.md", "SECURITY.md",
+    "bench/README.md", "examples/README.md",
     "examples/rsyslog/README.md")]
 SPECIAL_PAGES = ("crash-safety.md", "formats.md", "journal.md")  # with tests for their blocks
 
