@@ -4,13 +4,10 @@ With root privileges, the sending and the receiving rsyslogd have a network name
 veth pair connects them. Where namespaces are not allowed, they use the loopback interface.
 """
 import contextlib
-import ctypes
 import glob
-import itertools
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import wait_until
 from support.daemons import Rsyslogd
+from support.namespaces import Namespaces, Network, find_ip
 
 from fastlog._daemons.rsyslogd import LineCount, find_rsyslogd
 
@@ -32,7 +30,6 @@ MODULE_DIRECTORIES = ["/usr/lib/*/rsyslog", "/usr/lib*/rsyslog"]  # of Debian, o
 EXAMPLES = sorted(path.name for path in
                   (Path(__file__).parents[2] / "examples/rsyslog").glob("*.conf"))
 
-CLONE_NEWNET = 0x40000000
 LISTEN, ESTABLISHED = 0x0A, 0x01  # states in proc_net_tcp(5)
 
 # Settings of a private rsyslogd, which users do not need.
@@ -50,104 +47,11 @@ pytestmark = pytest.mark.timeout(120)
 
 # --- two machines ---------------------------------------------------------------------------------
 
-class Network:
-    """Two machines that share the loopback interface.
-
-    Attributes:
-        sender, receiver: the names of their network namespaces, or None.
-        address: the receiver's IP address.
-    """
-
-    sender = receiver = None
-    address = "127.0.0.1"
-
-    def port(self, usual):
-        """Return a free port of the receiver, which is the usual one if it has a namespace."""
-        if self.receiver is not None:
-            return usual
-        with socket.socket() as probe:
-            probe.bind((self.address, 0))
-            return probe.getsockname()[1]
-
-    @contextlib.contextmanager
-    def inside(self, namespace):
-        """Move this thread, and the processes that it starts, into a namespace."""
-        if namespace is None:
-            yield
-            return
-        previous = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        other = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-        try:
-            set_namespace(other)
-            yield
-        finally:
-            set_namespace(previous)
-            os.close(previous)
-            os.close(other)
-
-
-class Namespaces(Network):
-    """Two network namespaces that a veth pair connects."""
-
-    numbers = itertools.count()
-    address = "10.99.0.2"
-
-    def __init__(self):
-        number = f"{os.getpid()}-{next(self.numbers)}"
-        self.sender = f"fastlog-s-{number}"
-        self.receiver = f"fastlog-r-{number}"
-
-    def __enter__(self):
-        try:
-            ip("netns", "add", self.sender)
-            ip("netns", "add", self.receiver)
-            ip("-n", self.sender, "link", "add", "wire", "type", "veth",
-               "peer", "name", "wire", "netns", self.receiver)
-            for namespace, address in (self.sender, "10.99.0.1"), (self.receiver, self.address):
-                ip("-n", namespace, "address", "add", f"{address}/24", "dev", "wire")
-                ip("-n", namespace, "link", "set", "wire", "up")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exc_info):
-        for namespace in self.sender, self.receiver:
-            if os.path.exists(f"/run/netns/{namespace}"):
-                ip("netns", "delete", namespace)
-
-    @contextlib.contextmanager
-    def one_way(self):
-        """Discard all packets from the receiver to the sender."""
-        ip("-n", self.receiver, "route", "add", "blackhole", "10.99.0.1/32")
-        try:
-            yield
-        finally:
-            ip("-n", self.receiver, "route", "delete", "blackhole", "10.99.0.1/32")
-
-
-def set_namespace(descriptor):
-    if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
-
-
 def find_module(name):
     """Return the path of a module of rsyslog, or None if it is not installed."""
     paths = (path for directory in MODULE_DIRECTORIES
              for path in glob.glob(f"{directory}/{name}.so"))
     return next(paths, None)
-
-
-def find_ip():
-    return shutil.which("ip", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-
-
-def ip(*arguments):
-    done = subprocess.run([find_ip(), *arguments], capture_output=True, text=True,
-                          timeout=TIMEOUT)
-    if "Operation not permitted" in done.stderr:
-        raise PermissionError(done.stderr)
-    assert done.returncode == 0, (arguments, done.stderr)
 
 
 @pytest.fixture
