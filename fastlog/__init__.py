@@ -6,12 +6,13 @@ with its fields.
 """
 try:
     from fastlog import _core as _core
-except ImportError as _error:  # the source tree hides the installed package
+    if _core.Engine is None:                 # cleared by Py_Finalize(), and never loaded again
+        raise ImportError("Interpreter was initialized a second time")
+except ImportError as _error:
+    from fastlog._import_advice import advice as _advice
+
     raise ImportError(
-        f"fastlog's native part did not load ({_error}). In a source tree, install the package "
-        "(`pip install .`) and run from another directory, or build it in place "
-        "(`python setup.py build_ext --inplace`)."
-    ) from _error
+        f"fastlog's native part did not load ({_error}). {_advice(_error)}") from _error
 
 from fastlog._exit_hooks import disable_crash_drain, enable_crash_drain
 from fastlog.handlers import SysLogHandler
@@ -56,3 +57,29 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _imports_for_freezers() -> None:
+    """Import what native modules import, and what is imported by name. Never called.
+
+    PyInstaller and other freezers find only the imports in Python code.
+    """
+    import signal  # noqa: F401
+    import string  # noqa: F401
+    import struct  # noqa: F401
+    import threading  # noqa: F401
+    import types  # noqa: F401
+
+    from fastlog import _stats, journal, loggers  # noqa: F401
+    from fastlog._engine import crash_drain, reports, spool_reader  # noqa: F401
+    from fastlog._frontend import (  # type: ignore[attr-defined]  # noqa: F401
+        dict_guard,
+        emit,
+        format_parser,
+        formatter,
+        journal_entry,
+        log_record,
+        logger,
+        percent,
+        rfc_header,
+    )

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fastlog._validation import EngineOptions
 
 
+#: Seconds that an end of the process or a close() waits while no connect has succeeded.
+_UNREACHED_TIMEOUT = 0.2
+
+
 class BaseHandler(logging.handlers.SysLogHandler):
     """A handler in front of an Engine. Subclasses choose the destination and the format.
 
@@ -33,6 +37,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     _engine: Engine
     _encoder: Encoder | None = None
+    _exiting = False
 
     def __init__(
         self,
@@ -118,11 +123,16 @@ class BaseHandler(logging.handlers.SysLogHandler):
     def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """Wait until every record accepted before the call was handed to the kernel.
 
-        timeout: seconds. None means close_timeout.
+        timeout: seconds. None means close_timeout. At the exit of the process it means 0.2 s as
+            long as all connects have failed.
 
         Returns whether that happened before the timeout. Ctrl-C interrupts the wait. Thread-safe.
         """
-        seconds = self._timeout(timeout)
+        if timeout is None and self._exiting:
+            return self._flush(self._time_at_end())
+        return self._flush(self._timeout(timeout))
+
+    def _flush(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         self._log_loss_report()
         complete = self._engine.flush(seconds)
@@ -131,23 +141,41 @@ class BaseHandler(logging.handlers.SysLogHandler):
         self._stuck_at = None if complete else self._progress()
         return complete
 
+    def _time_at_end(self) -> float:
+        """Wait briefly, and return how many more seconds the end may take: up to close_timeout.
+
+        Returns 0 if the destination was never reached. A program must not end late for a daemon
+        that the machine does not have.
+        """
+        never_reached = self._reporting.was_never_reached
+        if self._is_stuck() and never_reached(self._engine):
+            return 0.0
+        grace = min(_UNREACHED_TIMEOUT, self.close_timeout)
+        if self._engine.flush(grace):
+            return self.close_timeout
+        return 0.0 if never_reached(self._engine) else self.close_timeout - grace
+
+    def _is_stuck(self) -> bool:
+        """Return whether nothing has left the ring since the last flush timed out."""
+        return self._stuck_at is not None and self._stuck_at == self._progress()
+
     def close(self, timeout: float | None = None) -> None:
         """Flush, then stop the writer thread and close the socket. Thread-safe, idempotent.
 
-        timeout: seconds. None means close_timeout.
+        timeout: seconds. None means close_timeout, but 0.2 s as long as all connects have failed.
 
         Records that could not be delivered by then stay in the ring, and are reported on stderr if
         logging.raiseExceptions is set. A record logged later starts the writer again, as the
         standard library's handler opens a new socket.
         """
-        self._stop(self._timeout(timeout))
+        self._stop(self._time_at_end() if timeout is None else self._timeout(timeout))
         logging.Handler.close(self)
 
     def __del__(self) -> None:
         # A handler that was dropped without close() must deliver all the same. One that outlives
         # the modules at the exit of the process was closed by logging.shutdown().
         if time is not None and hasattr(self, "_stuck_at"):
-            self._stop(self.close_timeout)
+            self._stop(self._time_at_end())
 
     def __reduce__(self) -> str:
         raise TypeError(f"a fastlog.{type(self).__name__} cannot be pickled or copied: "
@@ -155,7 +183,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def _stop(self, timeout: float) -> None:
         # logging.shutdown() calls flush() first. Do not wait twice for a daemon that hangs.
-        if self._stuck_at is not None and self._stuck_at == self._progress():
+        if self._is_stuck():
             timeout = 0.0
         deadline = time.monotonic() + timeout
         self._log_loss_report(during_outage=True)
@@ -172,13 +200,14 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def _set_synchronous(self) -> None:
         """Wait for each record from now on: the process is exiting."""
+        self._exiting = True
         self._engine.set_synchronous()
 
     def _finish_child(self) -> None:
         """Deliver, at the end of a child process that runs no exit functions."""
-        self.flush()
+        self._flush(self._time_at_end())
         if self._log_loss_report(during_outage=True):
-            self.flush()
+            self._flush(self._time_at_end())
         self._close_engine(0.0)
 
     # --- reports -------------------------------------------------------------------------------

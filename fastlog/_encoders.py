@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _LENGTHS = {"rfc3164": {"hostname": 255, "app_name": 32, "procid": 128, "msgid": 32},
             "rfc5424": {"hostname": 255, "app_name": 48, "procid": 128, "msgid": 32}}
 
+#: The protocols that have a field, where not all have it.
+_PROTOCOLS_OF = dict.fromkeys(("msgid", "structured_data"), "protocol=\"rfc5424\"")
+_RFC_PROTOCOLS = "protocol=\"rfc3164\" and \"rfc5424\""
+
 #: Characters that end the tag, or its process id, for readers of RFC 3164: rsyslog,
 #: tools/pmrfc3164.c.
 _TAG_ENDS = ":[]"
@@ -37,12 +41,12 @@ def syslog_encoder(protocol: str, **fields: object) -> Encoder | None:
     if protocol == "stdlib":
         for name, value in fields.items():
             if value is not None:
-                raise ValueError(f"{name} is for protocol=\"rfc3164\" and \"rfc5424\"")
+                raise ValueError(f"{name} is for {_PROTOCOLS_OF.get(name, _RFC_PROTOCOLS)}")
         return None
     if protocol == "rfc3164":
-        for name in "msgid", "structured_data":
+        for name in _PROTOCOLS_OF:
             if fields[name] is not None:
-                raise ValueError(f"{name} is for protocol=\"rfc5424\"")
+                raise ValueError(f"{name} is for {_PROTOCOLS_OF[name]}")
     from fastlog._frontend.rfc_header import Header, sanitize, structured_data as rendered
 
     host, program, forbidden = socket.gethostname(), program_name(), ""
@@ -54,8 +58,13 @@ def syslog_encoder(protocol: str, **fields: object) -> Encoder | None:
     values: dict[str, str] = {}
     for name, default in {"hostname": host, "app_name": program, "msgid": "-"}.items():
         value = fields[name]
-        values[name] = (sanitize(default, lengths[name]) if value is None else header_field(
-            name, value, lengths[name], forbidden if name == "app_name" else ""))
+        if value is None:
+            values[name] = sanitize(default, lengths[name])
+        elif value == "" and name == "hostname" and protocol == "rfc3164":
+            values[name] = ""             # the local form, as syslog(3) sends it
+        else:
+            values[name] = header_field(name, value, lengths[name],
+                                        forbidden if name == "app_name" else "")
     procid = fields["procid"]
     if procid is not None:
         procid = header_field("procid", procid, lengths["procid"], forbidden)
@@ -124,7 +133,7 @@ def structured_data(value: object) -> Mapping[str, Mapping[str, object]]:
 
 def journal_fields(value: object) -> dict[str, object]:
     """Return {name: value}, with capitalized names that systemd.journal-fields(7) allows."""
-    from fastlog._frontend.journal_entry import OWN_FIELDS
+    from fastlog._frontend.journal_entry import OWN_FIELDS, id_digits
 
     if value is None:
         return {}
@@ -140,6 +149,7 @@ def journal_fields(value: object) -> dict[str, object]:
             raise ValueError(f"fields must not have {name}, which the handler sets itself")
         if name.upper() in fields:
             raise ValueError(f"fields must not have {name.upper()} twice")
+        content = id_digits(name.upper().encode(), content)
         if not isinstance(content, (str, bytes, int, float)):
             raise TypeError(f"fields[{name!r}] must be a str, bytes or a number, not "
                             f"{type(content).__name__}")

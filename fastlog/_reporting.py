@@ -7,7 +7,11 @@ import os
 import sys
 import time
 
-from fastlog._engine.reports import collect_losses, poll_outage as poll_outage
+from fastlog._engine.reports import (
+    collect_losses,
+    poll_outage as poll_outage,
+    was_never_reached as was_never_reached,
+)
 from fastlog._stats import losses_by_reason, read_stats as read_stats
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog

@@ -28,14 +28,16 @@ class SysLogHandler(BaseHandler):
     Thread-safe. While the ring has space, a call takes no lock unless a subclass
     overrides one of its steps or the formatter is not a plain `logging.Formatter`.
 
-    address: path of a unix socket (str or PathLike, where a leading NUL means the
-        abstract namespace), or (host, port). None means /dev/log, or
+    address: path of a unix socket, "unix:///PATH", "udp://HOST:PORT",
+        "tcp://HOST:PORT", or (host, port). A path is a PathLike or a str that contains
+        a slash. A leading NUL means the abstract namespace. None means /dev/log, or
         /run/systemd/journal/dev-log if that does not exist. Nothing needs to
         listen there yet: records wait in the ring. The writer looks a host's
         name up.
     facility: name or number (0-23), by which daemons route records.
-    socktype: socket.SOCK_DGRAM, socket.SOCK_STREAM, or None. None means datagram,
-        or stream for a unix socket on which only a stream socket listens.
+    socktype: socket.SOCK_DGRAM or "udp", socket.SOCK_STREAM or "tcp", or None. None
+        means datagram, or stream for a unix socket on which only a stream socket
+        listens.
     timeout: seconds that the writer waits for a TCP connect. None means as long as
         the kernel allows. No logging call waits for it.
     protocol: "stdlib" sends `<PRI>`, ident and message, and a NUL if append_nul is
@@ -52,7 +54,8 @@ class SysLogHandler(BaseHandler):
     append_nul: whether a NUL byte ends each message. It defaults to True, for the
         other protocols on unix sockets only.
     hostname, app_name, procid, msgid: header fields of the other protocols.
-        Printable ASCII without spaces, and without : [ ] in the tag of RFC 3164. By
+        Printable ASCII without spaces, and without : [ ] in the tag of RFC 3164. With
+        hostname="", a unix socket gets RFC 3164's local form, without a host name. By
         default the name of this machine (in RFC 3164 without its domain), the name
         of the program, the id of the process that logs (even after a fork), and
         "-". A default that contains other characters has "_" in their place. A
@@ -97,9 +100,9 @@ class SysLogHandler(BaseHandler):
 
     def __init__(
         self,
-        address: str | os.PathLike[str] | tuple[str, int] | None = None,
+        address: str | os.PathLike[str] | tuple[str, int | str] | None = None,
         facility: int | str = logging.handlers.SysLogHandler.LOG_USER,
-        socktype: int | None = None,
+        socktype: int | str | None = None,
         timeout: float | None = None,
         *,
         protocol: Literal["stdlib", "rfc3164", "rfc5424"] = "stdlib",
@@ -121,14 +124,12 @@ class SysLogHandler(BaseHandler):
         oversize: Literal["shorten", "split"] = "shorten",
         spool: str | os.PathLike[str] | None = None,
     ) -> None:
-        paths, host, port = _validation.syslog_address(address)
+        paths, host, port, kind = _validation.syslog_destination(address, socktype)
         self._destination = (host, port)
         self.unixsocket = bool(paths)
         # Wider than typeshed's types: the standard library takes names and None as well.
         self.facility = _validation.facility(facility, self.facility_names)  # type: ignore[assignment]
-        self.socktype = _validation.socktype(socktype)  # type: ignore[assignment]
-        if host and socktype is None:
-            self.socktype = socket.SOCK_DGRAM
+        self.socktype = kind  # type: ignore[assignment]
         self.timeout = None if timeout is None else _validation.seconds("timeout", timeout)
         self.protocol = _validation.choice("protocol", protocol, _validation.PROTOCOLS)
         self._encoder = self._make_encoder(
@@ -140,6 +141,9 @@ class SysLogHandler(BaseHandler):
         _validation.optional("ident", ident, str)
         if ident is not None and self._encoder is not None:
             raise ValueError(f"ident is for protocol=\"stdlib\"; {protocol} has app_name")
+        if hostname == "" and not paths:
+            raise ValueError("hostname must not be empty over the network: only the local form of "
+                             "RFC 3164 has no host name")
         _validation.optional("append_nul", append_nul, bool)
         split = _validation.choice("oversize", oversize, _validation.OVERSIZES) == "split"
         connects_itself = self._overrides_connect()
@@ -157,6 +161,7 @@ class SysLogHandler(BaseHandler):
                          urgent_level=urgent_level, close_timeout=close_timeout, spool=spool)
         if ident is not None:
             self.ident = ident
+            self._check_ident()
         if append_nul is not None:
             self.append_nul = append_nul
         elif framing is not None or (self._encoder is not None and not paths):
@@ -171,6 +176,13 @@ class SysLogHandler(BaseHandler):
         from fastlog import _encoders
 
         return _encoders.syslog_encoder(self.protocol, **fields)
+
+    def _check_ident(self) -> None:
+        """Report an ident that runs together with the message, as "shop" in "shophello"."""
+        if self.ident[-1:].isalnum():
+            self._reporting.warn_stderr(
+                f"ident={self.ident!r} and the message run together; did you mean "
+                f"{self.ident + ': '!r}?")
 
     def _stop(self, timeout: float) -> None:
         super()._stop(timeout)

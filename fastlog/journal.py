@@ -66,9 +66,7 @@ class JournalHandler(BaseHandler):
         close_timeout: float = 5.0,
         spool: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not isinstance(address, (str, os.PathLike)):
-            raise TypeError(f"address must be a str or os.PathLike, not {type(address).__name__}")
-        paths: tuple[str, ...] = (_validation.socket_path(address),)
+        paths: tuple[str, ...] = (_validation.local_address(address),)
         # Wider than typeshed's type: the standard library takes names as well.
         self.facility = _validation.facility(facility, self.facility_names)  # type: ignore[assignment]
         self.ident = _encoders.journal_ident(ident)

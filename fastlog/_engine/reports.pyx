@@ -52,6 +52,18 @@ def counters(Engine engine):
         losses=losses)
 
 
+def was_never_reached(Engine engine):
+    """Return whether the destination has refused all connects so far.
+
+    False before the first connect has failed.
+    """
+    cdef Writer *writer = engine_writer(engine)
+    return bool(load_acquire(&writer.counters.sent.value) == 0
+                and load_relaxed(&writer.counters.reconnects) == 0
+                and load_relaxed(&writer.has_socket) == 0
+                and load_relaxed(&writer.counters.send_errors) > 0)
+
+
 def poll_outage(Engine engine):
     """Return the outage that began or ended since the last call, or None.
 

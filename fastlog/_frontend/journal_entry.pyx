@@ -34,6 +34,8 @@ cdef enum:
 OWN_FIELDS = frozenset({
     "MESSAGE", "PRIORITY", "SYSLOG_FACILITY", "SYSLOG_IDENTIFIER", "SYSLOG_TIMESTAMP", "LOGGER",
     "CODE_FILE", "CODE_LINE", "CODE_FUNC", "THREAD_NAME", "EXCEPTION_TEXT"})
+# Fields with a 128-bit id in them: systemd.journal-fields(7). Readers look for its 32 digits.
+cdef frozenset ID_FIELDS = frozenset({b"MESSAGE_ID", b"INVOCATION_ID", b"USER_INVOCATION_ID"})
 cdef object NOT_ALLOWED = re.compile("[^A-Z0-9_]")
 
 # What a LogRecord has by itself; all else is from `extra`.
@@ -63,6 +65,18 @@ cdef bytes name_of(object attribute):
             names.clear()
         known = names[attribute] = field_name(attribute).encode()
     return known
+
+
+def id_digits(bytes name, value):
+    """Return a UUID in one of ID_FIELDS as its 32 hexadecimal digits, and other values unchanged.
+
+    Any class named UUID with a str as `hex` is one: uuid_utils and asyncpg have classes of their
+    own.
+    """
+    if name not in ID_FIELDS or type(value).__name__ != "UUID":
+        return value
+    digits = getattr(value, "hex", None)
+    return digits if isinstance(digits, str) else value
 
 
 def value_bytes(value):
@@ -225,14 +239,14 @@ cdef class Journal(Encoder):
             del found[OTHERS_MAX - len(self.constants):]
             cut[0] = True
         for attribute, value in found:
-            data = value_bytes(value)
+            name = name_of(attribute)
+            data = value_bytes(id_digits(name, value))
             if <size_t>len(data) > space:
                 data = data[:frame_utf8_floor(data, space)] + TRUNCATION_MARK
                 space = 0
                 cut[0] = True
             else:
                 space -= len(data)
-            name = name_of(attribute)
             taken.add(name)
             parts.append(field(name, data))
         if taken.isdisjoint(self.constants):

@@ -94,7 +94,8 @@ cdef class Header(Encoder):
 
     def __init__(self, str protocol, str hostname, str app_name, procid, str msgid, str data):
         self.is_5424 = protocol == "rfc5424"
-        self.constant = f" {hostname} {app_name}"
+        # An empty host name is left out, as in the local form of RFC 3164 that syslog(3) sends.
+        self.constant = f" {hostname} {app_name}" if hostname else f" {app_name}"
         self.procid = procid
         self.msgid = msgid
         self.data = data

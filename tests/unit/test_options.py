@@ -1,4 +1,5 @@
 """Constructor arguments: an invalid one raises an error that names it."""
+import logging
 import mmap
 import socket
 
@@ -11,7 +12,9 @@ import fastlog
     ({"address": 7}, TypeError, "address.*str or os.PathLike.*host, port"),
     ({"address": b"/dev/log"}, TypeError, "address"),
     ({"address": ("host",)}, TypeError, "address"),
-    ({"address": ("host", "514")}, TypeError, "address must have an int as port"),
+    ({"address": ("host", 514.0)}, TypeError, "address must have an int as port"),
+    ({"address": ("host", b"514")}, TypeError, "address must have an int as port"),
+    ({"address": ("host", True)}, TypeError, "address must have an int as port"),
     ({"address": ("host", 0)}, ValueError, "address must have a port from 1 to 65535"),
     ({"address": ("host", 65536)}, ValueError, "address must have a port"),
     ({"address": (b"host", 514)}, TypeError, "address must have a str as host"),
@@ -32,8 +35,11 @@ import fastlog
     ({"facility": -1}, ValueError, "facility"),
     ({"facility": 1.0}, TypeError, "facility.*float"),
     ({"facility": True}, TypeError, "facility"),
-    ({"socktype": socket.SOCK_RAW}, ValueError, "socktype.*SOCK_DGRAM"),
-    ({"socktype": "stream"}, ValueError, "socktype"),
+    ({"socktype": socket.SOCK_SEQPACKET}, ValueError, "socktype.*SOCK_DGRAM"),
+    ({"socktype": "raw"}, ValueError, "socktype.*\"tcp\""),
+    ({"socktype": "1"}, ValueError, "socktype"),
+    ({"socktype": True}, ValueError, "socktype"),
+    ({"socktype": b"tcp"}, ValueError, "socktype"),
     ({"timeout": -1}, ValueError, "timeout"),
     ({"timeout": "1"}, TypeError, "timeout"),
     ({"protocol": "rfc0"}, ValueError, "protocol.*'stdlib'"),
@@ -74,9 +80,50 @@ def test_invalid_timeout_is_rejected(handler, method):
         getattr(handler, method)("soon")
 
 
-def test_urgent_level_by_name(make_handler):
-    """urgent_level may be the name of a level."""
-    assert make_handler("/nowhere", urgent_level="WARNING").urgent_level == 30
+@pytest.mark.parametrize("name", ["WARNING", "warning", "Warn"])
+def test_urgent_level_by_name(make_handler, name):
+    """urgent_level may be the name of a level, in any case."""
+    assert make_handler("/nowhere", urgent_level=name).urgent_level == 30
+
+
+def test_urgent_level_by_the_name_of_a_custom_level(make_handler):
+    """urgent_level may be the name of a level that the program has added."""
+    logging.addLevelName(35, "Loud")
+    try:
+        assert make_handler("/nowhere", urgent_level="Loud").urgent_level == 35
+    finally:
+        logging._levelToName.pop(35)
+        logging._nameToLevel.pop("Loud")
+
+
+@pytest.mark.parametrize("facility", ["local0", "LOCAL0", "Local0", "LOG_LOCAL0", "log_local0"])
+@pytest.mark.parametrize("cls", [fastlog.SysLogHandler, fastlog.JournalHandler])
+def test_names_of_facilities(make_handler, facility, cls):
+    """A facility may be named as in syslog.conf or as in syslog.h, in any case."""
+    assert make_handler("/nowhere", cls=cls, facility=facility).facility == "local0"
+
+
+def test_every_name_of_the_standard_library_is_a_facility(make_handler):
+    """Each name in facility_names is accepted as it is."""
+    for name in fastlog.SysLogHandler.facility_names:
+        assert make_handler("/nowhere", facility=name).facility == name
+
+
+@pytest.mark.parametrize("ident", ["shop", "shop7", "caf\u00e9"])
+def test_ident_without_a_separator_is_reported(make_handler, capsys, ident):
+    """One line on stderr reports an ident that would run together with each message."""
+    handler = make_handler("/nowhere", ident=ident)
+    assert capsys.readouterr().err == (
+        f"fastlog: ident={ident!r} and the message run together; did you mean "
+        f"'{ident}: '?\n")
+    assert handler.ident == ident
+
+
+@pytest.mark.parametrize("ident", [None, "", "shop: ", "shop:", "shop[7]", "[shop]", "shop "])
+def test_ident_with_a_separator_is_not_reported(make_handler, capsys, ident):
+    """An ident that ends in something else than a letter or a digit is not reported."""
+    make_handler("/nowhere", ident=ident)
+    assert capsys.readouterr().err == ""
 
 
 def test_longest_paths_are_accepted(make_handler):

@@ -345,9 +345,37 @@ def test_streams_use_octet_counting_by_default(make_handler, make_sink):
     assert text.startswith(b"<12>1 1970-") and text.endswith(b" h a 1 - - one\ntwo")
 
 
+@LOGGERS
+def test_local_form_of_rfc_3164(make_handler, sink, cls):
+    """hostname="" sends what syslog(3) sends: the time and the tag without a host name."""
+    log = cls("x")
+    log.addHandler(make_handler(f"unix://{sink.path}", protocol="rfc3164", hostname="",
+                                app_name="shop"))
+    log.warning("paid")
+    assert re.fullmatch(rb"<12>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d shop\[%d\]: paid\0" % os.getpid(),
+                        sink.take_one())
+
+
+def test_rsyslogd_reads_the_local_form(make_handler, start_rsyslogd, logger_for):
+    """rsyslogd's default input takes the time and the tag from the local form of RFC 3164."""
+    configuration = PARSED.replace(' UseSpecialParser="off" ParseHostname="on"\n     ', "")
+    daemon = start_rsyslogd(configuration=configuration)
+    handler = make_handler(daemon.socket, protocol="rfc3164", hostname="", app_name="shop",
+                           procid="7")
+    logger_for(handler).warning("paid")
+    [parsed] = read_parsed(daemon, 1)
+    assert (parsed["tag"], parsed["app_name"], parsed["procid"]) == ("shop[7]:", "shop", "7")
+    assert parsed["message"].strip() == "paid"
+
+
 @pytest.mark.parametrize("options, error, message", [
     ({"protocol": "rfc9999"}, ValueError, "protocol must be one of"),
-    ({"hostname": "a"}, ValueError, "hostname is for protocol"),
+    ({"hostname": "a"}, ValueError, 'hostname is for protocol="rfc3164" and "rfc5424"$'),
+    ({"hostname": ""}, ValueError, 'hostname is for protocol="rfc3164" and "rfc5424"$'),
+    ({"msgid": "a"}, ValueError, 'msgid is for protocol="rfc5424"$'),
+    ({"structured_data": {"a": 1}}, ValueError, 'structured_data is for protocol="rfc5424"$'),
+    ({"protocol": "rfc3164", "hostname": "", "address": ("host", 514)}, ValueError,
+     "hostname must not be empty over the network"),
     ({"protocol": "rfc3164", "msgid": "a"}, ValueError, 'msgid is for protocol="rfc5424"'),
     ({"protocol": "rfc5424", "ident": "a"}, ValueError, "ident is for protocol"),
     ({"protocol": "rfc5424", "hostname": "a b"}, ValueError, "hostname must be 1 to 255 printable"),
@@ -366,4 +394,4 @@ def test_streams_use_octet_counting_by_default(make_handler, make_sink):
 def test_invalid_options_are_rejected(make_handler, options, error, message):
     """An option that is invalid or belongs to another protocol raises an error that names it."""
     with pytest.raises(error, match=message):
-        make_handler("/dev/log", **options)
+        make_handler(**{"address": "/nowhere", **options})

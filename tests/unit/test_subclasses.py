@@ -191,10 +191,10 @@ def test_relative_path_survives_chdir(make_handler, make_sink, directory, logger
     """A relative path stays valid when a daemon changes to / after it has configured logging."""
     sink = make_sink()
     monkeypatch.chdir(directory)
-    handler = make_handler("log")
+    handler = make_handler("./log")
     monkeypatch.chdir("/")
     logger_for(handler).info("x")
-    assert handler.address == "log" and sink.take_one() == b"<14>x\0"
+    assert handler.address == "./log" and sink.take_one() == b"<14>x\0"
 
 
 def test_pickling_and_copying_are_refused(handler):
