@@ -6,7 +6,7 @@ with its fields.
 """
 try:
     from fastlog import _core as _core
-    if _core.Engine is None:                 # cleared by Py_Finalize(), and never loaded again
+    if getattr(_core, "Engine", None) is None:   # cleared by Py_Finalize(), and never loaded again
         raise ImportError("Interpreter was initialized a second time")
 except ImportError as _error:
     from fastlog._import_advice import advice as _advice

@@ -13,6 +13,9 @@ from fastlog._frontend import emit as _emit
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import NoReturn
+
     from fastlog._frontend.encoder import Encoder
     from fastlog._spool.file import Spool
     from fastlog._spool.orphans import OrphanedSpools
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
 
 #: Seconds that an end of the process or a close() waits while no connect has succeeded.
 _UNREACHED_TIMEOUT = 0.2
+
+
+class _NotInitialized:
+    """An attribute of a handler whose __init__ did not run."""
+
+    def __get__(self, handler: object, cls: type) -> NoReturn:
+        raise AttributeError(f"{cls.__qualname__}.__init__() did not call super().__init__()")
 
 
 class BaseHandler(logging.handlers.SysLogHandler):
@@ -35,7 +45,9 @@ class BaseHandler(logging.handlers.SysLogHandler):
     urgent_level, close_timeout, spool: the arguments of the public constructors.
     """
 
-    _engine: Engine
+    _engine: Engine = _NotInitialized()  # type: ignore[assignment]
+    _reporting: ModuleType = _NotInitialized()  # type: ignore[assignment]
+    close_timeout: float = _NotInitialized()  # type: ignore[assignment]
     _encoder: Encoder | None = None
     _exiting = False
 
@@ -123,12 +135,12 @@ class BaseHandler(logging.handlers.SysLogHandler):
     def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """Wait until every record accepted before the call was handed to the kernel.
 
-        timeout: seconds. None means close_timeout. At the exit of the process it means 0.2 s as
-            long as all connects have failed.
+        timeout: seconds. None means close_timeout. At the exit of the process, and in
+            logging.shutdown(), it means 0.2 s as long as all connects have failed.
 
         Returns whether that happened before the timeout. Ctrl-C interrupts the wait. Thread-safe.
         """
-        if timeout is None and self._exiting:
+        if timeout is None and self._is_ending():
             return self._flush(self._time_at_end())
         return self._flush(self._timeout(timeout))
 
@@ -141,19 +153,36 @@ class BaseHandler(logging.handlers.SysLogHandler):
         self._stuck_at = None if complete else self._progress()
         return complete
 
+    def _is_ending(self) -> bool:
+        """Return whether a flush belongs to the end of the process or of the handler.
+
+        logging.shutdown(), which logging.config calls as well, holds the handler's lock meanwhile.
+        """
+        is_owned = getattr(self.lock, "_is_owned", None)
+        return self._exiting or (is_owned is not None and bool(is_owned()))
+
     def _time_at_end(self) -> float:
         """Wait briefly, and return how many more seconds the end may take: up to close_timeout.
 
         Returns 0 if the destination was never reached. A program must not end late for a daemon
         that the machine does not have.
         """
-        never_reached = self._reporting.was_never_reached
-        if self._is_stuck() and never_reached(self._engine):
+        if self._is_stuck() and self._was_never_reached():
             return 0.0
         grace = min(_UNREACHED_TIMEOUT, self.close_timeout)
-        if self._engine.flush(grace):
+        deadline = time.monotonic() + grace
+        complete = self._engine.flush(grace)
+        if self._orphans is not None:
+            complete = self._orphans.finish(max(0.0, deadline - time.monotonic())) and complete
+        if complete:
             return self.close_timeout
-        return 0.0 if never_reached(self._engine) else self.close_timeout - grace
+        return 0.0 if self._was_never_reached() else self.close_timeout - grace
+
+    def _was_never_reached(self) -> bool:
+        """Return whether all connects have failed, and at least one has."""
+        engines = [self._engine, *(self._orphans.engines() if self._orphans else [])]
+        succeeded, failed = zip(*map(self._reporting.connect_outcomes, engines), strict=True)
+        return any(failed) and not any(succeeded)
 
     def _is_stuck(self) -> bool:
         """Return whether nothing has left the ring since the last flush timed out."""
@@ -234,7 +263,8 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def stats(self) -> Stats:
         """Return the handler's counters. Thread-safe, and takes no lock."""
-        return self._reporting.read_stats(self._engine)
+        stats: Stats = self._reporting.read_stats(self._engine)
+        return stats
 
     def _timeout(self, timeout: float | None) -> float:
         return self.close_timeout if timeout is None else _validation.seconds("timeout", timeout)

@@ -11,6 +11,10 @@ _SECOND_INTERPRETER = (
 _SOURCE_TREE = (
     "In a source tree, install the package (`pip install .`) and run from another directory, or "
     "build it in place (`python setup.py build_ext --inplace`).")
+_ARCHIVE = "{} is an archive, which cannot contain native modules. Unpack it."
+_NO_EXEC = (
+    "{} cannot be executed. Is the file system that it is on mounted with noexec? (PyInstaller's "
+    "--onefile unpacks to TMPDIR.)")
 _OTHER_PYTHON = (
     "{} was built for another Python or another machine. Install the package with the Python that "
     "runs the program (`python -m pip install --force-reinstall fastlog-syslog`).")
@@ -22,6 +26,13 @@ def advice(error: ImportError) -> str:
     if "interpreter" in str(error).lower():
         return _SECOND_INTERPRETER
     folder = os.path.dirname(__file__)
-    built = [name for name in sorted(os.listdir(folder))
+    if not os.path.isdir(folder):
+        return _ARCHIVE.format(os.path.dirname(folder))
+    built = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
              if name.startswith("_core.") and name.endswith(".so")]
-    return _OTHER_PYTHON.format(os.path.join(folder, built[0])) if built else _SOURCE_TREE
+    if not built:
+        return _SOURCE_TREE
+    # glibc, elf/dl-map-segments.h, where mmap(2) fails with EPERM.
+    if "failed to map segment" in str(error):
+        return _NO_EXEC.format(error.path or built[0])
+    return _OTHER_PYTHON.format(error.path or built[0])

@@ -9,8 +9,8 @@ import time
 
 from fastlog._engine.reports import (
     collect_losses,
+    connect_outcomes as connect_outcomes,
     poll_outage as poll_outage,
-    was_never_reached as was_never_reached,
 )
 from fastlog._stats import losses_by_reason, read_stats as read_stats
 

@@ -48,9 +48,9 @@ class SysLogHandler(BaseHandler):
         "octet-counting" and "newline" are those of RFC 6587. append_nul then
         defaults to False, and with "newline" a line feed in a message is sent as
         #012.
-    ident: text before each message, "" by default. Like append_nul, it is an
-        attribute that is read for each record. The other protocols have app_name
-        to name the program.
+    ident: text before each message, with its separator ("shop: "), "" by default. Like
+        append_nul, it is an attribute that is read for each record. The other
+        protocols have app_name to name the program.
     append_nul: whether a NUL byte ends each message. It defaults to True, for the
         other protocols on unix sockets only.
     hostname, app_name, procid, msgid: header fields of the other protocols.
@@ -79,7 +79,8 @@ class SysLogHandler(BaseHandler):
     urgent_level: records of this level and above (number or name) are sent at once,
         logging.ERROR by default.
     close_timeout: seconds that close() and flush() try to deliver pending records, 5
-        by default.
+        by default. close() and the exit give up after 0.2 if no connect has ever
+        succeeded.
     max_size: the longest record in bytes, including its priority and ident. None
         means what the socket accepts. The socket's buffer is raised if necessary.
     oversize: what happens to a longer record. "shorten" truncates it between

@@ -29,18 +29,20 @@ class JournalHandler(BaseHandler):
     The `extra` of a call becomes fields. The name of a field is capitalized, "_" replaces
     characters other than A-Z, 0-9 and "_", and "X_" is put in front of a name that does not begin
     with a letter or that is one of the names above. Names are cut at 64 characters. Bytes are sent
-    as they are, and anything else as its str(). An entry has at most 1,000 of these fields and
-    those of `fields`, because journald ignores an entry of more than 1,024. The rest is left out.
+    as they are, a UUID as MESSAGE_ID as 32 hexadecimal digits, and anything else as its str(). An
+    entry has at most 1,000 of these fields and those of `fields`, because journald ignores an entry
+    of more than 1,024. The rest is left out.
 
     Thread-safe, and with the same flush(), close() and stats() as SysLogHandler.
 
-    address: path of journald's socket (str or PathLike). It need not exist yet: records wait.
+    address: path of journald's socket (PathLike, or a str as in SysLogHandler). It need not exist
+        yet: records wait.
     facility: name or number (0-23).
     ident: SYSLOG_IDENTIFIER, by which `journalctl -t` finds the entries: 1 to 48 printable ASCII
         characters without spaces. By default the name of the program. It is an attribute that is
         read for each record.
     fields: {name: value} for all entries. Names consist of letters, digits and "_". Values are str,
-        bytes or numbers. An `extra` of the same name replaces a field.
+        bytes, numbers, or a UUID as MESSAGE_ID. An `extra` of the same name replaces a field.
     fallback: whether to send to syslog, "ident: message" on /dev/log, if `address` does not exist
         at construction. Syslog cannot carry the fields.
     capacity, overflow, block_timeout, linger, urgent_level, close_timeout, spool: as in

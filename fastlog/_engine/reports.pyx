@@ -52,16 +52,13 @@ def counters(Engine engine):
         losses=losses)
 
 
-def was_never_reached(Engine engine):
-    """Return whether the destination has refused all connects so far.
-
-    False before the first connect has failed.
-    """
+def connect_outcomes(Engine engine):
+    """Return whether a connect has succeeded so far, and whether a connect or a send has failed."""
     cdef Writer *writer = engine_writer(engine)
-    return bool(load_acquire(&writer.counters.sent.value) == 0
-                and load_relaxed(&writer.counters.reconnects) == 0
-                and load_relaxed(&writer.has_socket) == 0
-                and load_relaxed(&writer.counters.send_errors) > 0)
+    cdef bint succeeded = (load_acquire(&writer.counters.sent.value) > 0
+                           or load_relaxed(&writer.counters.reconnects) > 0
+                           or load_relaxed(&writer.has_socket) != 0)
+    return succeeded, load_relaxed(&writer.counters.send_errors) > 0
 
 
 def poll_outage(Engine engine):

@@ -126,7 +126,7 @@ def test_tls_is_refused(address):
     ("tcp://host:601", "datagram")])
 def test_contradicting_socktype(address, socktype):
     """A socket type that contradicts the URL is refused."""
-    with pytest.raises(ValueError, match="socktype .* contradicts the address"):
+    with pytest.raises(ValueError, match=r"socktype .* contradicts the address"):
         fastlog.SysLogHandler(address, socktype=socktype)
 
 

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import uuid
 from datetime import datetime
 
 import loguru
@@ -125,6 +126,34 @@ def test_thread_name_is_sent(handler, sink, logger_for):
     thread.start()
     thread.join()
     assert parse_entry(sink.take_one())["THREAD_NAME"] == b"two\nlines"
+
+
+@pytest.mark.parametrize("name", ["MESSAGE_ID", "message_id", "INVOCATION_ID"])
+def test_id_given_as_a_uuid(make_journal_handler, sink, logger_for, name):
+    """A UUID as an id of the journal is sent as 32 hexadecimal digits, from extra and fields.
+
+    systemd.journal-fields(7) requires that form, and the message catalog looks for it.
+    """
+    number = uuid.UUID("8d45620c1a4348dbb17410da57c60c66")
+    for handler, extra in ((make_journal_handler(sink.path), {name: number}),
+                           (make_journal_handler(sink.path, fields={name: number}), {})):
+        logger_for(handler).info("x", extra=extra)
+        assert parse_entry(sink.take_one())[name.upper()] == b"8d45620c1a4348dbb17410da57c60c66"
+
+
+def test_other_values_of_ids_and_other_uuids(handler, log, sink):
+    """An id that is not a UUID, and a UUID in another field, are sent as their str()."""
+    number = uuid.UUID(int=1)
+
+    class UUID:
+        hex = property(lambda self: 7)
+        __str__ = lambda self: "odd"  # noqa: E731
+
+    log.info("x", extra={"MESSAGE_ID": str(number), "ORDER": number})
+    fields = parse_entry(sink.take_one())
+    assert (fields["MESSAGE_ID"], fields["ORDER"]) == (str(number).encode(), str(number).encode())
+    log.info("x", extra={"MESSAGE_ID": UUID()})
+    assert parse_entry(sink.take_one())["MESSAGE_ID"] == b"odd"
 
 
 def test_extra_overrides_a_constant_field(make_journal_handler, sink, logger_for):
@@ -393,6 +422,7 @@ def test_overlong_standard_field_does_not_displace_the_message(make_journal_hand
     ({"fields": {"A" * 65: "1"}}, ValueError, "64"),
     ({"fields": {"Priority": "1"}}, ValueError, "Priority"),
     ({"fields": {"A": None}}, TypeError, "fields\\['A'\\]"),
+    ({"fields": {"A": uuid.UUID(int=1)}}, TypeError, "fields\\['A'\\]"),
     ({"fields": {f"A{i}": 1 for i in range(1001)}}, ValueError, "at most 1000"),
     ({"facility": "nonsense"}, ValueError, "facility"),
     ({"fallback": 1}, TypeError, "fallback"),

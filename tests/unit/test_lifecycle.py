@@ -1,11 +1,14 @@
 """The life cycle of a handler: flush, close, reopening, exit and fork."""
 import gc
 import logging
+import logging.config
 import os
 import re
 import signal
+import socket
 import threading
 import time
+import weakref
 
 import pytest
 from support import wait_until
@@ -193,6 +196,122 @@ def test_exit_with_a_hung_daemon(run_python, sink):
     sink.hang()
     run_python(PROGRAM + "handler.close_timeout = 0.3\nfor i in range(50): log.info('%d', i)",
                sink.path, stderr=re.compile(r"^fastlog: 50 records were not delivered to .*\n$"))
+
+
+@pytest.mark.parametrize("log_at_exit", ["", "atexit.register(log.info, 'late')"])
+def test_exit_without_a_daemon_is_quick(run_python, directory, log_at_exit):
+    """A program exits at once if no connect has ever succeeded, and reports what it could not send.
+
+    close_timeout is for daemons that exist.
+    """
+    start = time.monotonic()
+    run_python(PROGRAM + f"import atexit\nhandler.close_timeout = 40\n{log_at_exit}\nlog.info('x')",
+               directory / "log", stderr=re.compile(r"^fastlog: .* were not delivered to ", re.M))
+    assert time.monotonic() - start < 20
+
+
+def test_close_without_a_daemon_is_quick(make_handler, directory, logger_for, capsys):
+    """close() returns at once if no connect has ever succeeded, unless it is given a timeout."""
+    handler = make_handler(directory / "log", close_timeout=40)
+    logger_for(handler).info("x")
+    start = time.monotonic()
+    handler.close()
+    assert time.monotonic() - start < 20
+    assert "1 records were not delivered" in capsys.readouterr().err
+    logger_for(handler).info("y")
+    start = time.monotonic()
+    handler.close(0.7)
+    assert time.monotonic() - start >= 0.7
+
+
+def test_reconfiguration_without_a_daemon_is_quick(directory, capsys):
+    """logging.shutdown(), and dictConfig(), which calls it, do not wait for an absent daemon."""
+    configuration = {
+        "version": 1, "disable_existing_loggers": False,
+        "handlers": {"syslog": {"class": "fastlog.SysLogHandler", "address": f"{directory}/log",
+                                "close_timeout": 40}},
+        "loggers": {"program": {"handlers": ["syslog"]}}}
+    start = time.monotonic()
+    for _ in range(2):
+        logging.config.dictConfig(configuration)
+        logging.getLogger("program").error("x")
+    handler = logging.getLogger("program").handlers.pop()
+    logging.shutdown([weakref.ref(handler)])
+    assert time.monotonic() - start < 20
+    assert capsys.readouterr().err.count("1 records were not delivered") == 2
+
+
+def test_children_of_multiprocessing_without_a_daemon_end_quickly(run_python, directory):
+    """A child of multiprocessing does not wait for an absent daemon when it ends."""
+    start = time.monotonic()
+    run_python(PROGRAM + """
+import multiprocessing
+handler.close_timeout = 40
+child = multiprocessing.get_context("fork").Process(target=log.info, args=("x",))
+child.start()
+child.join()
+assert child.exitcode == 0
+""", directory / "log", stderr=re.compile("1 records were not delivered"))
+    assert time.monotonic() - start < 20
+
+
+def test_close_with_an_orphaned_spool_without_a_daemon_is_quick(
+        make_orphaned_spool, make_handler, directory, spool, capsys):
+    """close() returns at once if only the records of an earlier process cannot be sent."""
+    make_orphaned_spool("a", path=f"{spool}.77")
+    handler = make_handler(directory / "log", spool=spool, close_timeout=40)
+    start = time.monotonic()
+    handler.close()
+    assert time.monotonic() - start < 20
+    assert "of an earlier process were not delivered" in capsys.readouterr().err
+    assert os.path.exists(f"{spool}.77")
+
+
+def test_flush_waits_for_a_daemon_that_starts(make_handler, make_sink, directory, logger_for):
+    """flush() waits for an absent daemon as long as its timeout, or else close_timeout."""
+    handler = make_handler(directory / "log", close_timeout=1.0)
+    logger_for(handler).info("x")
+    for timeout in None, 1.0:
+        start = time.monotonic()
+        assert handler.flush(timeout) is False
+        assert time.monotonic() - start >= 1.0
+    handler.close_timeout = 40.0
+    flusher = threading.Thread(target=handler.flush)
+    flusher.start()
+    assert make_sink(directory / "log").take_one() == b"<14>x\0"
+    flusher.join(20)
+    assert not flusher.is_alive()
+
+
+def test_close_waits_for_a_daemon_that_was_there(make_handler, sink, logger_for, capsys):
+    """close() waits for close_timeout once a connect has succeeded: the daemon may restart."""
+    handler = make_handler(sink.path, close_timeout=1.0)
+    log = logger_for(handler)
+    log.info("x")
+    assert sink.take_one() == b"<14>x\0"
+    sink.close()
+    log.info("y")
+    start = time.monotonic()
+    handler.close()
+    assert time.monotonic() - start >= 1.0
+    assert "1 records were not delivered" in capsys.readouterr().err
+
+
+def test_close_waits_for_a_connect_in_progress(make_handler, logger_for, capsys):
+    """close() waits for close_timeout if the first connect has neither succeeded nor failed."""
+    with socket.socket() as server, socket.socket() as first, socket.socket() as second:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for client in first, second:               # these fill the queue of connections
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        handler = make_handler(server.getsockname(), socktype=socket.SOCK_STREAM,
+                               close_timeout=1.0)
+        logger_for(handler).info("x")
+        start = time.monotonic()
+        handler.close()
+        assert time.monotonic() - start >= 1.0
+    assert "1 records were not delivered" in capsys.readouterr().err
 
 
 def test_parent_and_child_deliver_their_own_records(run_python, sink):

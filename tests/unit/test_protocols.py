@@ -352,8 +352,8 @@ def test_local_form_of_rfc_3164(make_handler, sink, cls):
     log.addHandler(make_handler(f"unix://{sink.path}", protocol="rfc3164", hostname="",
                                 app_name="shop"))
     log.warning("paid")
-    assert re.fullmatch(rb"<12>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d shop\[%d\]: paid\0" % os.getpid(),
-                        sink.take_one())
+    expected = rb"<12>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d shop\[%d\]: paid\0" % os.getpid()
+    assert re.fullmatch(expected, sink.take_one())
 
 
 def test_rsyslogd_reads_the_local_form(make_handler, start_rsyslogd, logger_for):

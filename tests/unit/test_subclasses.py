@@ -197,6 +197,22 @@ def test_relative_path_survives_chdir(make_handler, make_sink, directory, logger
     assert handler.address == "./log" and sink.take_one() == b"<14>x\0"
 
 
+@pytest.mark.parametrize("use", ["emit", "flush", "stats"])
+def test_forgotten_init_is_named(use):
+    """The error of a subclass whose __init__ does not call the handler's names the reason."""
+
+    class Forgetful(fastlog.SysLogHandler):
+        def __init__(self):
+            logging.Handler.__init__(self)
+
+        def handleError(self, record):
+            raise
+
+    with pytest.raises(AttributeError, match=r"Forgetful.__init__\(\) did not call super"):
+        arguments = [logging.makeLogRecord({"msg": "x"})] if use == "emit" else []
+        getattr(Forgetful(), use)(*arguments)
+
+
 def test_pickling_and_copying_are_refused(handler):
     """Pickling or copying a handler raises a TypeError that names the class."""
     import copy
