@@ -46,7 +46,9 @@ def test_imports_of_native_modules_are_visible():
     """
     visible = set().union(*(imported_by(path.read_text()) for path in INSTALLED.rglob("*.py")
                             if "cli" not in path.parts))
-    for path in SOURCES.rglob("*.pyx"):
+    sources = list(SOURCES.rglob("*.pyx"))
+    assert sources
+    for path in sources:
         module = str(path.relative_to(SOURCES.parent).with_suffix("")).replace("/", ".")
         assert module in visible, module
         missing = {name for name in imported_by_native_module(path)
