@@ -38,39 +38,51 @@ def syslog_encoder(protocol: str, **fields: object) -> Encoder | None:
     fields: hostname, app_name, procid, msgid and structured_data, each None for its default.
     Raises TypeError or ValueError, which names the field.
     """
+    _refuse_fields_of_others(protocol, fields)
     if protocol == "stdlib":
-        for name, value in fields.items():
-            if value is not None:
-                raise ValueError(f"{name} is for {_PROTOCOLS_OF.get(name, _RFC_PROTOCOLS)}")
         return None
-    if protocol == "rfc3164":
-        for name in _PROTOCOLS_OF:
-            if fields[name] is not None:
-                raise ValueError(f"{name} is for {_PROTOCOLS_OF[name]}")
-    from fastlog._frontend.rfc_header import Header, sanitize, structured_data as rendered
+    from fastlog._frontend.rfc_header import Header, structured_data as rendered
 
-    host, program, forbidden = socket.gethostname(), program_name(), ""
-    if protocol == "rfc3164":
-        host = host.partition(".")[0]     # section 4.1.2: without the domain
-        forbidden = _TAG_ENDS
-        program = re.sub(f"[{re.escape(forbidden)}]", "_", program)
-    lengths = _LENGTHS[protocol]
-    values: dict[str, str] = {}
-    for name, default in {"hostname": host, "app_name": program, "msgid": "-"}.items():
-        value = fields[name]
-        if value is None:
-            values[name] = sanitize(default, lengths[name])
-        elif value == "" and name == "hostname" and protocol == "rfc3164":
-            values[name] = ""             # the local form, as syslog(3) sends it
-        else:
-            values[name] = header_field(name, value, lengths[name],
-                                        forbidden if name == "app_name" else "")
+    forbidden = _TAG_ENDS if protocol == "rfc3164" else ""
+    hostname, app_name, msgid = _named_fields(protocol, fields, forbidden)
     procid = fields["procid"]
     if procid is not None:
-        procid = header_field("procid", procid, lengths["procid"], forbidden)
+        procid = header_field("procid", procid, _LENGTHS[protocol]["procid"], forbidden)
     data = fields["structured_data"]
-    return Header(protocol, values["hostname"], values["app_name"], procid, values["msgid"],
+    return Header(protocol, hostname, app_name, procid, msgid,
                   "-" if data is None else rendered(structured_data(data)))
+
+
+def _refuse_fields_of_others(protocol: str, fields: Mapping[str, object]) -> None:
+    """Refuse the fields that `protocol` does not have."""
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if protocol == "stdlib":
+            raise ValueError(f"{name} is for {_PROTOCOLS_OF.get(name, _RFC_PROTOCOLS)}")
+        if protocol == "rfc3164" and name in _PROTOCOLS_OF:
+            raise ValueError(f"{name} is for {_PROTOCOLS_OF[name]}")
+
+
+def _named_fields(protocol: str, fields: Mapping[str, object], forbidden: str) -> list[str]:
+    """Return hostname, app_name and msgid, with their defaults."""
+    from fastlog._frontend.rfc_header import sanitize
+
+    host, program = socket.gethostname(), program_name()
+    if protocol == "rfc3164":
+        host = host.partition(".")[0]     # section 4.1.2: without the domain
+        program = re.sub(f"[{re.escape(forbidden)}]", "_", program)
+    result = []
+    for name, default in {"hostname": host, "app_name": program, "msgid": "-"}.items():
+        value, length = fields[name], _LENGTHS[protocol][name]
+        if value is None:
+            result.append(sanitize(default, length))
+        elif value == "" and name == "hostname" and protocol == "rfc3164":
+            result.append("")             # the local form, as syslog(3) sends it
+        else:
+            result.append(header_field(name, value, length,
+                                       forbidden if name == "app_name" else ""))
+    return result
 
 
 def journal_encoder(fields: object) -> Encoder:
