@@ -4,13 +4,7 @@ Without a GIL, each thread has what changes with each call for itself: snapshots
 the compiled formatter that hangs on them, and the table of compiled messages. What all share is
 made whole before others can see it, and then stays as it is.
 """
-from cpython.object cimport PyObject
-
 cdef extern from "_engine/freethreading.h":
     const bint FREE_THREADED "FASTLOG_FREE_THREADED"
     object dict_find(dict searched, object key, object otherwise)
     object list_first(list items)
-
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident() noexcept
-    PyObject *PyThreadState_GetDict() noexcept        # borrowed; it ends with the thread

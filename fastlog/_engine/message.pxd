@@ -2,18 +2,14 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
+from cpython.unicode cimport PyUnicode_Check
 from libc.limits cimport LLONG_MAX
 from libc.string cimport memchr, memcpy
 
 from fastlog._backend.framing cimport TRUNCATION_MARK, TRUNCATION_MARK_SIZE, frame_utf8_floor
-
-cdef extern from "Python.h":
-    bint PyUnicode_IS_COMPACT_ASCII(object text)
-    void *PyUnicode_DATA(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
-    object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
-    long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
+from fastlog._engine.cpythonx cimport (
+    PyLong_AsLongLongAndOverflow, PyUnicode_AsUTF8AndSize, PyUnicode_DATA,
+    PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII, PyUnicode_New)
 
 cdef enum:
     # Of a message; who adds them keeps to it: 1 in front, 52 of a format whose message has all its

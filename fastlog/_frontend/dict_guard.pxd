@@ -3,14 +3,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed
+from fastlog._engine.cpythonx cimport PyTypeObject
 
 cdef extern from "_frontend/dict_guard.h":
     uint64_t dict_version_read(const uint64_t *number) noexcept
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject:
-        unsigned int tp_version_tag
-        object (*tp_alloc)(PyTypeObject *cls, Py_ssize_t count)
 
 cdef enum:
     VERSIONS_MAX = 8

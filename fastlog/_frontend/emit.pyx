@@ -18,20 +18,16 @@ from libc.stdint cimport uint64_t
 from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, load_acquire, load_seq_cst,
                                store_seq_cst)
 from fastlog._core cimport PUT_ACCEPTED, Engine
+from fastlog._engine.cpythonx cimport (
+    PyErr_SetExcInfo, PyEval_GetFrame, PyObject_GenericGetDict, PyObject_TypeCheck,
+    PyThread_get_thread_ident, PyTypeObject)
 from fastlog._frontend.formatter cimport CompiledFormatter, compile_formatter
 from fastlog._engine.message cimport (Message, message_add, message_begin, message_end, message_set_prefix,
                                message_reserve_prefix)
 from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields, record_class_is_unmodified, fields_load,
                               fields_decref, make_record)
-from fastlog._engine.freethreading cimport FREE_THREADED, PyThread_get_thread_ident, dict_find
-from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, type_version, ensure_type_version, guard_is_valid
-
-cdef extern from "Python.h":
-    object PyObject_GenericGetDict(object self, void *context)
-    bint PyObject_TypeCheck(object self, PyTypeObject *cls)
-    ctypedef struct PyFrameObject
-    PyFrameObject *PyEval_GetFrame() noexcept
-    void PyErr_SetExcInfo(PyObject *cls, PyObject *value, PyObject *traceback) noexcept
+from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
+from fastlog._frontend.dict_guard cimport DictGuard, type_version, ensure_type_version, guard_is_valid
 
 cdef object Handler = logging.Handler
 cdef object stdlib_handle = Handler.handle

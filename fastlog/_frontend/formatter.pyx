@@ -17,6 +17,9 @@ from cpython.unicode cimport PyUnicode_Format
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from fastlog._engine.cpythonx cimport (
+    PyUnicode_AsUTF8AndSize, PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII,
+    PyUnicode_New)
 from fastlog._frontend.percent cimport percent_format, percent_format_into, is_side_effect_free
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_ends_line,
                                message_take_scratch)
@@ -28,14 +31,6 @@ from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT,
                               thread_ident, thread_name)
 from fastlog._engine.freethreading cimport dict_find
 from fastlog._frontend.dict_guard cimport DictGuard, type_version, ensure_type_version, guard_is_valid
-
-cdef extern from "Python.h":
-    object PyObject_GenericGetDict(object self, void *context)
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-    object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
-    void *PyUnicode_DATA(object text)
-    bint PyUnicode_IS_COMPACT_ASCII(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
     OPS_MAX = 24                    # PIECES_MAX has space for them, see _frontend/percent.pyx

@@ -18,16 +18,11 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed, store_relaxed
+from fastlog._engine.cpythonx cimport (
+    PyEval_GetFrame, PyFrameObject, PyFrame_GetCode, PyFrame_GetLineNumber, PyList_GET_ITEM,
+    PyTypeObject)
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
-from fastlog._frontend.dict_guard cimport PyTypeObject, DictGuard, type_version, ensure_type_version, guard_is_valid
-
-cdef extern from "Python.h":
-    ctypedef struct PyFrameObject
-    ctypedef struct PyCodeObject
-    PyFrameObject *PyEval_GetFrame() noexcept
-    PyCodeObject *PyFrame_GetCode(PyFrameObject *frame) noexcept
-    int PyFrame_GetLineNumber(PyFrameObject *frame) noexcept
-    PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) noexcept
+from fastlog._frontend.dict_guard cimport DictGuard, type_version, ensure_type_version, guard_is_valid
 
 cdef object LogRecord = logging.LogRecord
 cdef dict stdlib_methods = {name: getattr(LogRecord, name) for name in (

@@ -16,23 +16,13 @@ from libc.stdint cimport int64_t, uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastlog._backend.atomics cimport add_seq_cst, atomic_u64, load_acquire
+from fastlog._engine.cpythonx cimport (
+    METH_FASTCALL, METH_KEYWORDS, PyCFunction, PyDescr_NewMethod, PyLong_AsLongAndOverflow,
+    PyMethodDef, PyObject_GenericGetDict, PyTypeObject)
 from fastlog._frontend.emit cimport Snapshot, emit_call, find_snapshot, takes_calls
 from fastlog._frontend.log_record cimport LogCall, call_args, level_name, make_record, can_make_record
 from fastlog._engine.freethreading cimport dict_find, list_first
-from fastlog._frontend.dict_guard cimport PyTypeObject, type_version, ensure_type_version
-
-cdef extern from "Python.h":
-    object PyObject_GenericGetDict(object self, void *context)
-    long PyLong_AsLongAndOverflow(object number, int *overflow) except? -1
-    ctypedef void *PyCFunction
-    ctypedef struct PyMethodDef:
-        const char *ml_name
-        PyCFunction ml_meth
-        int ml_flags
-        const char *ml_doc
-    int METH_FASTCALL
-    int METH_KEYWORDS
-    object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)
+from fastlog._frontend.dict_guard cimport type_version, ensure_type_version
 
 cdef object StdlibLogger = logging.Logger
 

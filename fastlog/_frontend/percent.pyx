@@ -10,12 +10,10 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_Format
 
+from fastlog._engine.cpythonx cimport PyThreadState_GetDict, PyUnicode_AsUTF8AndSize
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_add_number,
                                message_begin, message_end, message_join, message_keep_alive)
-from fastlog._engine.freethreading cimport FREE_THREADED, PyThreadState_GetDict, dict_find
-
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
 
 cdef enum:
     CONVERSIONS_MAX = 14          # of a message that is compiled: PIECES_MAX has space for them
