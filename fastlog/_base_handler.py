@@ -102,18 +102,12 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     handle = _emit.handle
     emit = _emit.emit
-    __setattr__ = _emit.set_attribute
-    __delattr__ = _emit.delete_attribute
+    __setattr__ = _emit.handler_set_attribute
+    __delattr__ = _emit.handler_delete_attribute
 
     def _renew_socket(self) -> None:
         """Connect again, where Engine.wants_socket(). Only a subclass that connects needs it."""
         raise NotImplementedError
-
-    def _follow_up(self, record, outcome):
-        accepted, outage_changed, flush = outcome & 1, outcome & 2, outcome & 4
-        if not accepted and getattr(self.handleError, "__func__", None) is not logging.Handler.handleError:
-            self._report_drop(record)
-        self._after_put(bool(outage_changed), bool(flush and accepted))
 
     def _report_drop(self, record: logging.LogRecord) -> None:
         """Call an overridden handleError(), which may have another place for a dropped record."""

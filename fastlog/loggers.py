@@ -20,8 +20,8 @@ class Logger(logging.Logger):
     Thread-safe like logging.Logger. See install() to have getLogger() make these.
     """
 
-    __setattr__ = _logger.set_attribute
-    __delattr__ = _logger.delete_attribute
+    __setattr__ = _logger.logger_set_attribute
+    __delattr__ = _logger.logger_delete_attribute
 
 
 _logger.install_native_methods(Logger)

@@ -1,4 +1,5 @@
-"""Dicts and classes that are to stay as they are, as other modules see them; see _frontend/dict_guard.pyx."""
+"""Cheap checks that dicts and classes have not changed, see _frontend/dict_guard.pyx."""
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
@@ -6,17 +7,20 @@ from fastlog._backend.atomics cimport atomic_u64, load_relaxed
 from fastlog._engine.cpythonx cimport PyTypeObject
 
 cdef extern from "_frontend/dict_guard.h":
-    uint64_t dict_version_read(const uint64_t *number) noexcept
+    uint64_t dict_version_read(const uint64_t *version) noexcept
 
 cdef enum:
     VERSIONS_MAX = 8
 
+
+@cython.final
 cdef class DictGuard:
-    cdef list dicts                   # each, the keys that matter and their values
-    cdef list unversioned                  # likewise; no number tells of these
-    cdef int count
+    cdef list dicts                   # of (dict, {key: expected value}, no other key may exist)
+    # The same for dicts whose changes no version shows, or None.
+    cdef list unversioned
+    cdef int count                    # of versions
     cdef const uint64_t *versions[VERSIONS_MAX]
-    cdef atomic_u64 last_seen[VERSIONS_MAX]
+    cdef atomic_u64 last_seen[VERSIONS_MAX]       # values of the versions when all was as expected
 
     cdef int add(self, dict watched, object keys) except -1
     cdef int add_attributes(self, object owner) except -1
@@ -28,7 +32,7 @@ cdef bint all_valid(list dicts) except -1
 
 
 cdef inline bint guard_is_valid(DictGuard guard) except -1:
-    """Whether all is as it was. A few loads, unless a dict was changed."""
+    """Return whether all values are still the expected ones. A few loads if no dict changed."""
     cdef int i
     if guard.unversioned is not None and not all_valid(guard.unversioned):
         return False
@@ -39,17 +43,18 @@ cdef inline bint guard_is_valid(DictGuard guard) except -1:
 
 
 cdef inline unsigned int type_version(object cls) noexcept:
-    """A number that CPython gives to one state of one class, 0 while it has none.
+    """Return the number of a class's current state, or 0 if it has none.
 
-    tp_version_tag, Include/cpython/object.h: a change to the class or a base
-    takes it away, and a look-up gives it a new one.
+    tp_version_tag, Include/cpython/object.h: changing the class or one of its bases resets the
+    number, and the next attribute look-up assigns a new one.
     """
     return (<PyTypeObject *><PyObject *>cls).tp_version_tag
 
 
 cdef inline unsigned int ensure_type_version(object cls) except? 0:
-    """The class's tag, which it now gets if it has none. Before it is looked at: what changes
-    meanwhile takes it away again.
+    """Return type_version() after a look-up that assigns one if the class has none.
+
+    Call this before reading the class. A change during the read resets the number again.
     """
     getattr(cls, "__doc__", None)
     return type_version(cls)

@@ -1,42 +1,52 @@
-"""A handler's snapshot as other extension modules see it; _frontend/emit.pyx explains."""
-from fastlog._backend.atomics cimport atomic_u64
+"""A handler's snapshot, and delivery of a fast Logger's calls, see _frontend/emit.pyx."""
+cimport cython
+
+from fastlog._backend.atomics cimport atomic_u64, load_acquire
 from fastlog._core cimport Engine
+from fastlog._frontend.dict_guard cimport DictGuard, type_version
+from fastlog._frontend.encoder cimport Encoder
 from fastlog._frontend.formatter cimport CompiledFormatter
-from fastlog._engine.message cimport Message
 from fastlog._frontend.log_record cimport LogCall
-from fastlog._frontend.dict_guard cimport DictGuard
 
-cdef class Encoder:
-    """What a protocol puts around the text of a record. Modules that are imported when wanted."""
-    # Completes the message, which has the text and before it `space`, and puts it: Engine.put().
-    # `ident` and `append_nul` as the handler has them. Of a record; or, if that is None, of a call.
-    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
-                 unsigned int priority, bint urgent, object record, LogCall *call) except -1
+cdef enum:                            # Snapshot.state, see take_snapshot()
+    MADE
+    CURRENT
+    OUT_OF_DATE
 
 
+@cython.final
 cdef class Snapshot:
-    """A handler's attributes as of now. A new one is made when they change.
-
-    Without a GIL each thread has its own, with what hangs on it.
-    """
-    cdef atomic_u64 state             # whether an attribute was assigned to since
-    cdef unsigned int type_version             # the class's when this was made
-    cdef bint is_unmodified                   # nothing is overridden; else no other field is set
-    cdef bint for_calls               # nor is handle(), and the levels are plain numbers:
-    cdef long level_number, urgent_number
+    cdef atomic_u64 state
+    cdef unsigned int type_version    # of the handler's class
+    cdef bint is_unmodified           # no step is overridden, else the fields below are unset
+    # Calls without a LogRecord are possible: handle() is not overridden, and the levels are ints.
+    cdef bint for_calls
+    cdef long level, urgent           # with for_calls: the handler's level and urgent_level
     cdef Engine engine
     cdef object facility              # number or name
-    cdef DictGuard priorities             # of the three dicts
+    cdef DictGuard priorities         # of the three dicts
     cdef dict priority_map, priority_names, facility_names
-    cdef object last_levelname        # and what was found there for it
+    cdef object last_levelname        # the most recent levelname and its priority
     cdef unsigned int last_priority
     cdef object ident, append_nul, urgent_level
-    cdef Encoder encoder            # in the place of ident, or None
-    cdef object formatter             # None: logging's default
+    cdef Encoder encoder              # encodes ident, too. None: ident is the prefix
+    cdef object formatter             # None: logging's default formatter
     cdef list filters
-    cdef CompiledFormatter format                # `formatter`, if that is a plain one, compiled
+    cdef CompiledFormatter compiled   # of a plain formatter
 
 
-cdef Snapshot find_snapshot(object handler)
-cdef bint takes_calls(Snapshot now) except -1
-cdef int emit_call(object self, Snapshot now, LogCall *call) except -1
+cdef bint handler_emit_call(object handler, LogCall *call) except -1
+
+
+cdef inline bint snapshot_is_current(Snapshot snapshot, object self) noexcept:
+    """Return whether the snapshot still shows the handler's attributes."""
+    return (load_acquire(&snapshot.state) == CURRENT and snapshot.type_version != 0
+            and snapshot.type_version == type_version(type(self)))
+
+
+cdef inline bint is_urgent(object levelno, object urgent_level) except -1:
+    """Return whether a record wakes the writer at once.
+
+    makeLogRecord() accepts any levelno, or none, and the standard library's handlers do, too.
+    """
+    return isinstance(levelno, (int, float)) and levelno >= urgent_level

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""logging.Formatter, compiled: the same text, byte for byte, in native ops.
+"""Compiled logging.Formatters. They produce the same text, byte for byte.
 
-What is not known here is left to Formatter.format (CPython, Lib/logging/__init__.py):
-a subclass, an overridden method, a converter other than time.localtime and
-time.gmtime, a format that is more than text and plain fields.
+Everything else is left to Formatter.format (CPython, Lib/logging/__init__.py): a subclass, an
+overridden method, a converter other than time.localtime and time.gmtime, and a format with more
+than text and plain fields.
 """
 import logging
 import string
@@ -12,28 +12,26 @@ import time
 
 from fastlog._frontend import format_parser
 
+cimport cython
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_Format
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy
 
-from fastlog._engine.cpythonx cimport (
-    PyUnicode_AsUTF8AndSize, PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_IS_COMPACT_ASCII,
-    PyUnicode_New)
-from fastlog._frontend.percent cimport percent_format, percent_format_into, is_side_effect_free
-from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_ends_line,
-                               message_take_scratch)
-from fastlog._frontend.log_record cimport (ASCTIME, CREATED, EXC_INFO, EXC_TEXT, FIELDS, FILENAME, FUNCTION,
-                              LEVELNAME, LEVELNO, LINENO, MESSAGE, MODULE, MSECS, MSG, NAME,
-                              OTHER, PATHNAME, PROCESS, PROCESS_NAME, RELATIVE_CREATED,
-                              STACK_INFO, THREAD, THREAD_NAME, ARGS, LogCall, CallSite, RecordFields, Field,
-                              created_of, fields_incref, find_caller, msecs_of, process_id,
-                              thread_ident, thread_name)
+from fastlog._engine.cpythonx cimport PyUnicode_AsUTF8AndSize
 from fastlog._engine.freethreading cimport dict_find
-from fastlog._frontend.dict_guard cimport DictGuard, type_version, ensure_type_version, guard_is_valid
-
-cdef enum:
-    OPS_MAX = 24                    # PIECES_MAX has space for them, see _frontend/percent.pyx
+from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_ends_line,
+                                      message_take_scratch)
+from fastlog._frontend.dict_guard cimport DictGuard, ensure_type_version
+from fastlog._frontend.digits cimport three_digits, with_msecs, write_three_digits
+from fastlog._frontend.log_record cimport (ARGS, ASCTIME, CREATED, EXC_INFO, EXC_TEXT, FIELDS,
+                                           FILENAME, FUNCTION, LEVELNAME, LEVELNO, LINENO, MESSAGE,
+                                           MODULE, MSECS, MSG, NAME, OTHER, PATHNAME, PROCESS,
+                                           PROCESS_NAME, RELATIVE_CREATED, STACK_INFO, THREAD,
+                                           THREAD_NAME, CallSite, Field, LogCall, RecordFields,
+                                           created_of, fields_incref, find_caller, msecs_of,
+                                           process_id, thread_ident, thread_name)
+from fastlog._frontend.percent cimport (is_side_effect_free, percent_format, percent_format_both,
+                                        percent_format_into)
 
 cdef dict fields = {
     "name": NAME, "levelname": LEVELNAME, "levelno": LEVELNO, "pathname": PATHNAME,
@@ -42,17 +40,22 @@ cdef dict fields = {
     "threadName": THREAD_NAME, "processName": PROCESS_NAME, "process": PROCESS,
     "message": MESSAGE, "asctime": ASCTIME,
 }
+# Those that value_of_call() knows.
 cdef frozenset fields_of_calls = frozenset(fields.values()) - {RELATIVE_CREATED, PROCESS_NAME}
 
 cdef str STDLIB_MSEC_FORMAT = logging.Formatter.default_msec_format
 
 cdef object missing = object()
 
-cdef enum Conversion:                      # how a value becomes text
-    LITERAL                           # no value: the text itself
+cdef enum Conversion:                 # how a value becomes text
+    LITERAL                           # no value, only text
     STRING                            # str(value)
     PERCENT                           # spec % (value,)
     BRACES                            # spec.format(value)
+
+cdef dict conversions = {
+    format_parser.LITERAL: LITERAL, format_parser.STRING: STRING,
+    format_parser.PERCENT: PERCENT, format_parser.BRACES: BRACES}
 
 cdef object Formatter = logging.Formatter
 cdef object LogRecord = logging.LogRecord
@@ -65,7 +68,7 @@ cdef frozenset record_attributes = frozenset(vars(LogRecord("", 0, "", 0, "", ()
     "message", "asctime"}
 cdef tuple converters = (time.localtime, time.gmtime)
 
-# The methods that are done natively, and the attributes of a formatter that are read.
+# The methods that have a native equivalent, and the attributes of a formatter that are read.
 cdef dict stdlib_methods = {
     cls: {name: getattr(cls, name) for name in names}
     for cls, *names in (
@@ -79,31 +82,32 @@ cdef frozenset known_attributes = frozenset({
     "_style", "_fmt", "datefmt", "converter", "default_time_format", "default_msec_format"})
 
 
+@cython.final
 cdef class FormatOp:
-    """Text, or a field's value made text."""
+    """One part of a format: literal text, or a field and its conversion to text."""
     cdef Conversion conversion
     cdef Field field
-    cdef str key                      # the field's name
-    cdef bint plain                   # the text of a str is the str
-    cdef bint looks_at_locale
-    cdef const char *bytes            # of LITERAL: its UTF-8, which lies in `spec`
-    cdef Py_ssize_t size
-    cdef object spec                  # of LITERAL: the text; of PERCENT and BRACES: the format
-    # The last value and its text, which few fields change often.
-    cdef object last_value, last_text
+    cdef str key                      # the field's name, or None for a literal
+    cdef bint plain                   # a str is converted to itself
+    cdef bint uses_locale
+    cdef const char *bytes            # of a literal: its UTF-8, owned by `spec`
+    cdef Py_ssize_t size              # bytes
+    cdef object spec                  # the literal text, or the format of PERCENT and BRACES
+    # The most recent value and its text, because few fields change with every record.
+    cdef object cached_value, cached_text
 
     cdef object text_of(self, object value):
-        """The value's text, a str."""
+        """Return the text of a value, a str."""
         if type(value) is str and self.plain:
             return value
-        if (type(value) is not str and type(value) is not int) or self.looks_at_locale:
-            return self.fresh_text_of(value)
-        if value is not self.last_value:
-            text = self.fresh_text_of(value)
-            self.last_value, self.last_text = value, text
-        return self.last_text
+        if (type(value) is not str and type(value) is not int) or self.uses_locale:
+            return self.convert(value)
+        if value is not self.cached_value:
+            text = self.convert(value)
+            self.cached_value, self.cached_text = value, text
+        return self.cached_text
 
-    cdef object fresh_text_of(self, object value):
+    cdef object convert(self, object value):
         if self.conversion == STRING:
             return str(value)
         if self.conversion == BRACES:
@@ -115,32 +119,30 @@ cdef class FormatOp:
 
 # --- compiling ---------------------------------------------------------------------------------
 
-cdef dict conversions = {"literal": LITERAL, "string": STRING, "percent": PERCENT, "braces": BRACES}
-
-
-cdef FormatOp new_op(str conversion, str key, str spec):
+cdef FormatOp new_op(object conversion, str key, str spec):
     cdef FormatOp op = FormatOp()
     op.conversion = conversions[conversion]
-    op.key = sys.intern(key) if key is not None else None   # is found sooner
+    op.key = sys.intern(key) if key is not None else None     # for faster look-ups
     op.field = fields.get(key, OTHER)
     op.spec = spec
     op.plain = op.conversion == STRING or spec in ("%s", "{}", "{!s}")
-    op.looks_at_locale = op.conversion == BRACES and spec.endswith("n}")
+    op.uses_locale = op.conversion == BRACES and spec.endswith("n}")
     if op.conversion == LITERAL:
         op.bytes = PyUnicode_AsUTF8AndSize(spec, &op.size)
     return op
 
 
 cdef list compile_style(object style):
-    """The ops of a format, or None if there is more to it."""
+    """Return the ops of a format, or None if Formatter.format must apply it or report its error."""
     try:
-        ops = [new_op(conversion, key, spec) for conversion, key, spec in format_parser.parse(style)]
-    except (format_parser.UnsupportedFormat, ValueError):     # Formatter.format does it, or says what is wrong
+        ops = [new_op(conversion, key, spec)
+               for conversion, key, spec in format_parser.parse(style)]
+    except (format_parser.UnsupportedFormat, ValueError):
         return None
     keys = [(<FormatOp>op).key for op in ops if (<FormatOp>op).key is not None]
     if not keys or ("asctime" in keys and not style.usesTime()):
         return None
-    if len(ops) + keys.count("asctime") > OPS_MAX:        # which may be two pieces
+    if len(ops) + keys.count("asctime") > OPS_MAX:        # asctime may take two pieces
         return None
     return ops
 
@@ -159,57 +161,83 @@ cdef bint is_unmodified(object formatter, object style) except -1:
 
 
 cdef CompiledFormatter compile_formatter(object formatter):
-    """The formatter's ops as it is now. It is asked for again when they are not current."""
-    cdef CompiledFormatter format = CompiledFormatter()
+    """Compile the present state of a formatter, see formatter_is_current()."""
+    cdef CompiledFormatter compiled = CompiledFormatter()
     style = formatter._style
-    format.formatter = formatter
-    format.style_class = type(style)
-    format.formatter_version = ensure_type_version(type(formatter))
-    format.style_version = ensure_type_version(type(style))
-    format.template_version = ensure_type_version(Template)
-    format.guard = DictGuard()
-    format.guard.add_attributes(formatter)
-    format.guard.add(vars(time), ("strftime", "tzname"))      # the latter is time.tzset()'s
-    if type(style) in stdlib_methods:
-        format.guard.add_attributes(style)
-        if type(style._defaults) is dict:
-            format.guard.add(style._defaults, None)
+    compiled.formatter = formatter
+    compiled.style_class = type(style)
+    compiled.template_class = Template
+    compiled.formatter_version = ensure_type_version(type(formatter))
+    compiled.style_version = ensure_type_version(type(style))
+    compiled.template_version = ensure_type_version(Template)
+    compiled.guard = guard_formatter(formatter, style)
     if is_unmodified(formatter, style):
-        format.converter = formatter.converter
-        format.time_format = formatter.datefmt or formatter.default_time_format
-        format.msec_format = None if formatter.datefmt else formatter.default_msec_format
-        format.defaults = style._defaults or None if type(style._defaults) is dict else None
-        format.uses_time = style.usesTime()
-        if ((format.converter in converters or not format.uses_time)
-                and (not style._defaults or format.defaults)):
-            format.ops = compile_style(style)
-    if format.ops is not None:
-        format.others = [(<FormatOp>op).key for op in format.ops
-                         if (<FormatOp>op).field == OTHER and (<FormatOp>op).key is not None]
-        find_required_fields(format)
-        format.for_calls = (
-            all([op_needs_no_record(op, format.defaults) for op in format.ops])
-            and [(<FormatOp>op).key for op in format.ops].count("message") <= 1)
-    return format
+        read_formatter(compiled, style)
+    if compiled.ops is not None:
+        examine_ops(compiled)
+    return compiled
 
 
-cdef int find_required_fields(CompiledFormatter format) except -1:
-    """What format_record() wants of a record: what the ops show, and what it needs itself."""
-    wanted = {<int>MSG, <int>ARGS, <int>LEVELNAME, <int>LEVELNO, <int>EXC_INFO, <int>EXC_TEXT,
-              <int>STACK_INFO}
-    if format.uses_time:
-        wanted |= {<int>CREATED, <int>MSECS}
-    for op in format.ops:
+cdef DictGuard guard_formatter(object formatter, object style):
+    cdef DictGuard guard = DictGuard()
+    guard.add_attributes(formatter)
+    guard.add(vars(time), ("strftime", "tzname"))     # time.tzset() assigns a new tzname
+    if type(style) in stdlib_methods:
+        guard.add_attributes(style)
+        if type(style._defaults) is dict:
+            guard.add(style._defaults, None)
+    return guard
+
+
+cdef int read_formatter(CompiledFormatter compiled, object style) except -1:
+    formatter = compiled.formatter
+    compiled.converter = formatter.converter
+    compiled.time_format = formatter.datefmt or formatter.default_time_format
+    compiled.msec_format = None if formatter.datefmt else formatter.default_msec_format
+    compiled.defaults = style._defaults or None if type(style._defaults) is dict else None
+    compiled.uses_time = style.usesTime()
+    if ((compiled.converter in converters or not compiled.uses_time)
+            and (not style._defaults or compiled.defaults)):
+        compiled.ops = compile_style(style)
+    return 0
+
+
+cdef int examine_ops(CompiledFormatter compiled) except -1:
+    """Derive from the ops which fields they need."""
+    cdef list keys = [(<FormatOp>op).key for op in compiled.ops]
+    compiled.others = [(<FormatOp>op).key for op in compiled.ops
+                       if (<FormatOp>op).field == OTHER and (<FormatOp>op).key is not None]
+    for op in compiled.ops:
+        compiled.op_at[compiled.op_count] = <PyObject *>op
+        compiled.op_count += 1
+    compiled.message_op = -1
+    if keys.count("message") == 1:
+        i = keys.index("message")
+        if (<FormatOp>compiled.ops[i]).plain:
+            compiled.message_op = i
+    compiled.for_calls = (keys.count("message") <= 1
+                          and all([op_needs_no_record(op, compiled.defaults)
+                                   for op in compiled.ops]))
+    return find_required_fields(compiled)
+
+
+cdef int find_required_fields(CompiledFormatter compiled) except -1:
+    """List the fields that format_record() needs, for the ops and for itself."""
+    required = {<int>MSG, <int>ARGS, <int>LEVELNAME, <int>LEVELNO, <int>EXC_INFO, <int>EXC_TEXT,
+                <int>STACK_INFO}
+    if compiled.uses_time:
+        required |= {<int>CREATED, <int>MSECS}
+    for op in compiled.ops:
         if (<FormatOp>op).field < FIELDS:
-            wanted.add(<int>(<FormatOp>op).field)
-    for field in sorted(wanted):
-        format.required_fields[format.required_count] = field
-        format.required_count += 1
+            required.add(<int>(<FormatOp>op).field)
+    for field in sorted(required):
+        compiled.required_fields[compiled.required_count] = field
+        compiled.required_count += 1
     return 0
 
 
 cdef bint op_needs_no_record(FormatOp op, dict defaults) except -1:
-    """Whether its value is known before there is a LogRecord."""
+    """Return whether value_of_call() can find the op's value."""
     return (op.conversion == LITERAL or op.field in fields_of_calls
             or (defaults is not None and op.key in defaults
                 and op.key not in record_attributes))
@@ -217,71 +245,84 @@ cdef bint op_needs_no_record(FormatOp op, dict defaults) except -1:
 
 # --- formatting --------------------------------------------------------------------------------
 
-cdef object three_digits(int number):
-    """A number from 0 to 999, as %03d."""
-    cdef object text = PyUnicode_New(3, 127)
-    write_three_digits(<char *>PyUnicode_DATA(text), number)
-    return text
-
-
-cdef object with_msecs(object text, int msecs):
-    """text, a comma and three digits."""
-    cdef Py_ssize_t size
-    cdef char *out
-    if not PyUnicode_IS_COMPACT_ASCII(text):
-        return text + "," + three_digits(msecs)
-    size = PyUnicode_GET_LENGTH(text)
-    whole = PyUnicode_New(size + 4, 127)
-    out = <char *>PyUnicode_DATA(whole)
-    memcpy(out, PyUnicode_DATA(text), <size_t>size)
-    out[size] = c','
-    write_three_digits(out + size + 1, msecs)
-    return whole
-
-
-cdef inline void write_three_digits(char *out, int number) noexcept:
-    out[0] = <char>(c'0' + number // 100)
-    out[1] = <char>(c'0' + number // 10 % 10)
-    out[2] = <char>(c'0' + number % 10)
-
-
+@cython.final
 cdef class CompiledFormatter:
-    """A formatter's ops. Thread-safe under the GIL; without one, each thread has its own."""
+    """The ops of a formatter. Protected by the GIL. Without a GIL, each thread has its own."""
 
-    cdef bint is_current(self) except -1:
-        """Whether the formatter is as it was when this was made of it."""
-        return (self.formatter_version == type_version(type(self.formatter)) and self.formatter_version != 0
-                and self.style_version == type_version(self.style_class) and self.style_version != 0
-                and self.template_version == type_version(Template)
-                and guard_is_valid(self.guard))
+    cdef bint format_record(self, RecordFields *record_fields, dict attributes,
+                            Message *out) except -1:
+        """Do what formatter.format() does with a plain LogRecord, and add the text to `out`.
 
-    cdef bint format_record(self, RecordFields *record_fields, dict attributes, Message *out) except -1:
-        """What formatter.format() returns, and does to the record, of a plain LogRecord.
+        record_fields: the required_fields of its attributes.
 
-        record_fields: what `required_fields` names of its attributes. Returns False, and has done nothing, if
-        formatter.format() must do it, because a field is missing.
+        Return False, without any effect, if formatter.format() must do it because a field is
+        missing.
         """
-        cdef PyObject *value
-        cdef FormatOp op
         cdef int first = out.count
+        cdef int end
         for key in self.others:
             if self.find(key, attributes) is missing:
                 return False
-        if not is_side_effect_free(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS]):
-            fields_incref(record_fields)
-        message = percent_format(<object>record_fields.values[<int>MSG], <object>record_fields.values[<int>ARGS])
+        # The order of Formatter.format: first the message, then the time, then all other fields.
+        message = self.add_message(record_fields, out)
         attributes["message"] = message
         asctime = None
         if self.uses_time:
-            if (type(<object>record_fields.values[<int>CREATED]) is not float
-                    or type(<object>record_fields.values[<int>MSECS]) is not float):
-                fields_incref(record_fields)             # a __float__ or __format__ may run
-            asctime = self.asctime(<object>record_fields.values[<int>CREATED],
-                                   <object>record_fields.values[<int>MSECS])
+            asctime = self.asctime_of_record(record_fields)
             attributes["asctime"] = asctime
-        for op in self.ops:
+        end = out.count               # of the message's pieces, or `first` if it has none yet
+        out.count = first
+        self.add_ops(record_fields, attributes, message, asctime, out, end)
+        if (record_fields.values[<int>EXC_INFO] != <PyObject *>None
+                or record_fields.values[<int>EXC_TEXT] != <PyObject *>None
+                or record_fields.values[<int>STACK_INFO] != <PyObject *>None):
+            fields_incref(record_fields)      # the __str__ of an exception may run
+            self.add_traces(attributes, out, first)
+        return True
+
+    cdef object find(self, str key, dict attributes):
+        """Return the value of a field that not every LogRecord has, or `missing`."""
+        value = dict_find(attributes, key, missing)
+        if value is missing and self.defaults is not None:
+            value = dict_find(self.defaults, key, missing)
+        return value
+
+    cdef object add_message(self, RecordFields *record_fields, Message *out):
+        """Return record.getMessage().
+
+        If no user code can run, also add it where message_op needs it. Every op before message_op
+        adds exactly one piece, and these pieces are left undefined.
+        """
+        msg = <object>record_fields.values[<int>MSG]
+        args = <object>record_fields.values[<int>ARGS]
+        if not is_side_effect_free(msg, args):
+            fields_incref(record_fields)
+        elif self.message_op >= 0:
+            out.count += self.message_op
+            return percent_format_both(out, msg, args)
+        return percent_format(msg, args)
+
+    cdef object asctime_of_record(self, RecordFields *record_fields):
+        cdef PyObject *created = record_fields.values[<int>CREATED]
+        cdef PyObject *msecs = record_fields.values[<int>MSECS]
+        if type(<object>created) is not float or type(<object>msecs) is not float:
+            fields_incref(record_fields)      # a __float__ or __format__ may run
+        return self.asctime(<object>created, <object>msecs)
+
+    cdef int add_ops(self, RecordFields *record_fields, dict attributes, object message,
+                     object asctime, Message *out, int end) except -1:
+        """Add the text of each op. If add_message() added pieces, they end before `end`."""
+        cdef FormatOp op
+        cdef PyObject *value
+        cdef int message_op = self.message_op if end > out.count else -1
+        cdef int i
+        for i in range(self.op_count):
+            op = <FormatOp>self.op_at[i]
             if op.conversion == LITERAL:
                 message_add_bytes(out, op.bytes, <size_t>op.size)
+                continue
+            if i == message_op:
+                out.count = end
                 continue
             if op.field < FIELDS:
                 value = record_fields.values[<int>op.field]
@@ -290,29 +331,17 @@ cdef class CompiledFormatter:
             elif op.field == ASCTIME:
                 value = <PyObject *>asctime
             else:
-                found = self.find(op.key, attributes)
-                if found is missing:          # a __str__ took it away
+                other = self.find(op.key, attributes)
+                if other is missing:          # a __str__ has deleted it
                     raise KeyError(op.key)
-                value = <PyObject *>found
+                value = <PyObject *>other
             if type(<object>value) is not str and type(<object>value) is not int:
-                fields_incref(record_fields)             # a __str__ may run
+                fields_incref(record_fields)          # a __str__ may run
             message_add(out, op.text_of(<object>value))
-        if (record_fields.values[<int>EXC_INFO] != <PyObject *>None
-                or record_fields.values[<int>EXC_TEXT] != <PyObject *>None
-                or record_fields.values[<int>STACK_INFO] != <PyObject *>None):
-            fields_incref(record_fields)                 # the exception's __str__ may run
-            self.add_traces(attributes, out, first)
-        return True
-
-    cdef object find(self, str key, dict attributes):
-        """The value of a field that not every LogRecord has, or `missing`."""
-        value = dict_find(attributes, key, missing)
-        if value is missing and self.defaults is not None:
-            value = dict_find(self.defaults, key, missing)
-        return value
+        return 0
 
     cdef int add_traces(self, dict attributes, Message *out, int first) except -1:
-        """What Formatter.format puts after the message, whose first piece is `first`."""
+        """Add what Formatter.format puts after the message, whose first piece is `first`."""
         if attributes["exc_info"] and not attributes["exc_text"]:
             attributes["exc_text"] = self.formatter.formatException(attributes["exc_info"])
         for text in (attributes["exc_text"], attributes["stack_info"]):
@@ -323,24 +352,30 @@ cdef class CompiledFormatter:
         return 0
 
     cdef int format_call(self, LogCall *call, Message *out) except -1:
-        """The same for a call of which no LogRecord was made. Only if for_calls."""
+        """Do the same for a call without a LogRecord. Only if for_calls."""
         cdef CallSite call_site = None
         cdef FormatOp op
-        for op in self.ops:
+        cdef int i
+        for i in range(self.op_count):
+            op = <FormatOp>self.op_at[i]
             if op.conversion == LITERAL:
                 message_add_bytes(out, op.bytes, <size_t>op.size)
             elif op.field == MESSAGE and op.plain:
                 percent_format_into(out, <object>call.msg, <object>call.args)
             elif op.field == ASCTIME and op.plain and self.msec_format == STDLIB_MSEC_FORMAT:
                 self.add_asctime(call.time, out)
+            elif op.field == LEVELNAME:
+                message_add(out, op.text_of(<object>call.levelname))
+            elif op.field == NAME:
+                message_add(out, op.text_of(<object>call.name))
             else:
                 if call_site is None and op.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
                     call_site = find_caller(call.stacklevel)
-                message_add(out, op.text_of(value_of(self, op, call, call_site)))
+                message_add(out, op.text_of(value_of_call(self, op, call, call_site)))
         return 0
 
     cdef object asctime(self, object created, object msecs):
-        """What formatTime() returns."""
+        """Return what formatTime() returns."""
         text = self.text_of_second(created)
         if not self.msec_format:
             return text
@@ -350,7 +385,7 @@ cdef class CompiledFormatter:
         return self.msec_format % (text, msecs)
 
     cdef int add_asctime(self, int64_t ns, Message *out) except -1:
-        """Add what asctime() returns, for the stock default_msec_format."""
+        """Add what asctime() returns with the standard library's default_msec_format."""
         cdef double created = created_of(ns)
         cdef char *space = message_take_scratch(out, 4)
         if space == NULL:
@@ -365,11 +400,11 @@ cdef class CompiledFormatter:
         return 0
 
     cdef bint has_second(self, int64_t second) noexcept:
-        """Whether second_text is this second's."""
+        """Return whether second_text was made for this second."""
         return self.second == second and self.second_text is not None
 
     cdef object text_of_second(self, object created):
-        """strftime() of the second that `created` lies in; the last one's is kept."""
+        """Return strftime() of the second of `created`. The most recent text is cached."""
         if type(created) is not float or not 0 <= <double>created < 1e15:
             return time.strftime(self.time_format, self.converter(created))
         if not self.has_second(<int64_t><double>created):
@@ -380,25 +415,15 @@ cdef class CompiledFormatter:
         return self.second_text
 
 
-cdef object value_of(CompiledFormatter format, FormatOp op, LogCall *call, CallSite call_site):
+cdef object value_of_call(CompiledFormatter compiled, FormatOp op, LogCall *call,
+                          CallSite call_site):
+    """Return the value of a field that has no branch of its own in format_call()."""
     if op.field == MESSAGE:
         return percent_format(<object>call.msg, <object>call.args)
-    if op.field == LEVELNAME:
-        return <object>call.levelname
-    if op.field == NAME:
-        return <object>call.name
     if op.field == ASCTIME:
-        return format.asctime(created_of(call.time), msecs_of(call.time))
-    if op.field == LINENO:
-        return call_site.lineno
-    if op.field == FILENAME:
-        return call_site.filename
-    if op.field == FUNCTION:
-        return call_site.function
-    if op.field == MODULE:
-        return call_site.module
-    if op.field == PATHNAME:
-        return call_site.pathname
+        return compiled.asctime(created_of(call.time), msecs_of(call.time))
+    if op.field in (PATHNAME, FILENAME, MODULE, LINENO, FUNCTION):
+        return value_of_call_site(op.field, call_site)
     if op.field == LEVELNO:
         return <object>call.levelno
     if op.field == MSECS:
@@ -411,4 +436,14 @@ cdef object value_of(CompiledFormatter format, FormatOp op, LogCall *call, CallS
         return thread_ident()
     if op.field == THREAD_NAME:
         return thread_name()
-    return format.defaults[op.key]
+    return compiled.defaults[op.key]
+
+
+cdef object value_of_call_site(Field field, CallSite call_site):
+    if field == PATHNAME:
+        return call_site.pathname
+    if field == FILENAME:
+        return call_site.filename
+    if field == MODULE:
+        return call_site.module
+    return call_site.lineno if field == LINENO else call_site.function

@@ -1,5 +1,5 @@
 """Entries of the journal as other extension modules see them; see _frontend/journal_entry.pyx."""
-from fastlog._frontend.emit cimport Encoder
+from fastlog._frontend.encoder cimport Encoder
 from fastlog._frontend.rfc_header cimport Header
 from fastlog._engine.message cimport Message
 

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 from typing_extensions import disjoint_base
 
-from fastlog._frontend.emit import Encoder
+from fastlog._frontend.encoder import Encoder
 
 OWN_FIELDS: frozenset[str]
 

@@ -13,7 +13,7 @@ cimport cython
 from libc.string cimport memchr, strlen
 
 from fastlog._core cimport Engine
-from fastlog._frontend.emit cimport Encoder
+from fastlog._frontend.encoder cimport Encoder
 from fastlog._backend.framing cimport TRUNCATION_MARK, TRUNCATION_MARK_SIZE, frame_utf8_floor
 from fastlog._frontend.rfc_header cimport Header, text_of
 from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,

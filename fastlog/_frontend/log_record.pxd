@@ -1,8 +1,17 @@
-"""A logging call before it is a LogRecord, as other extension modules see it; see _frontend/log_record.pyx."""
+"""A logging call before it is a LogRecord, see _frontend/log_record.pyx."""
+cimport cython
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t
 
-cdef enum Field:                      # what a LogRecord has, in the order in which it gets it
+cdef extern from *:
+    """
+    /* From 3.13 on, LogRecord reads time.time_ns() instead of time.time(). */
+    #define FASTLOG_CLOCK_COUNTS_NS (PY_VERSION_HEX >= 0x030D0000)
+    """
+    const bint CLOCK_COUNTS_NS "FASTLOG_CLOCK_COUNTS_NS"
+
+cdef enum Field:                      # the attributes of a LogRecord, in the order of its __dict__
     NAME
     MSG
     ARGS
@@ -23,45 +32,67 @@ cdef enum Field:                      # what a LogRecord has, in the order in wh
     THREAD_NAME
     PROCESS_NAME
     PROCESS
-    FIELDS                            # so many; what follows is not in each record:
+    FIELDS                            # their number. Not every record has the following ones
     MESSAGE
     ASCTIME
     OTHER
 
-cdef struct RecordFields:
-    const unsigned char *indexes      # the ones that are read
-    int count                         # of them
-    int held                          # so many are references, the others borrowed
-    PyObject *values[FIELDS]          # by Field; of those that are not read: anything
+cdef struct RecordFields:             # values of some attributes of a LogRecord
+    const unsigned char *indexes      # the fields that are loaded
+    int count                         # of indexes
+    int owned                         # number of indexes whose values are new references
+    PyObject *values[FIELDS]          # by Field, undefined for fields that are not loaded
 
-cdef struct LogCall:                     # references are borrowed from who makes the call
-    PyObject *name                    # of the logger
-    PyObject *levelno
-    long number                       # the same
-    PyObject *levelname
-    PyObject *msg
-    PyObject *args                    # a tuple or a mapping, as LogRecord has it
-    int64_t time                      # ns since 1970
+cdef struct LogCall:                  # a call that no LogRecord was made for
+    PyObject *name                    # of the logger, borrowed
+    PyObject *levelno                 # borrowed
+    long level                        # the value of levelno
+    PyObject *msg                     # borrowed from the caller's arguments
     long stacklevel
+    PyObject *levelname               # owned, from prepare_call() to release_call()
+    PyObject *args                    # owned, too. A tuple or a mapping, as LogRecord stores it
+    int64_t time                      # ns since 1970
 
 
+@cython.final
 cdef class CallSite:
-    """Where the call stands in the source."""
+    """The place in the source that a call comes from."""
     cdef object pathname, filename, module, lineno, function
 
 
-cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *fields,
-                     int count) except -1
+cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *indexes,
+                      int count) except -1
 cdef void fields_incref(RecordFields *record_fields) noexcept
 cdef void fields_decref(RecordFields *record_fields) noexcept
-cdef object call_args(PyObject *const *args, Py_ssize_t count)
-cdef double created_of(int64_t ns) noexcept
-cdef double msecs_of(int64_t ns) noexcept
+cdef bint prepare_call(LogCall *call, PyObject *const *args, Py_ssize_t count) except -1
 cdef object thread_ident()
 cdef object thread_name()
 cdef object process_id()
 cdef CallSite find_caller(long stacklevel)
 cdef bint record_class_is_unmodified() except -1
-cdef bint can_make_record() except -1
-cdef object level_name(object level, long number)
 cdef object make_record(LogCall *call, object exc_info)
+
+
+cdef inline void release_call(LogCall *call) noexcept:
+    """Drop what a prepare_call() that returned True has stored."""
+    Py_DECREF(<object>call.levelname)
+    Py_DECREF(<object>call.args)
+
+
+cdef inline double created_of(int64_t ns) noexcept:
+    """Return the attribute `created`, equal to CPython's to the last bit."""
+    # Python/pytime.c, _PyTime_AsSecondsDouble, up to 3.12: whole seconds stay exact.
+    if not CLOCK_COUNTS_NS and ns % 1_000_000_000 == 0:
+        return <double>(ns // 1_000_000_000)
+    return <double>ns / 1e9
+
+
+cdef inline double msecs_of(int64_t ns) noexcept:
+    """Return the attribute `msecs`, equal to CPython's to the last bit."""
+    cdef double created = created_of(ns)
+    cdef int64_t ms
+    if not CLOCK_COUNTS_NS:
+        return <double><int64_t>((created - <double><int64_t>created) * 1000)
+    ms = ns % 1_000_000_000 // 1_000_000
+    # `created` may have been rounded up to the next second.
+    return 0.0 if ms == 999 and <int64_t>created != ns // 1_000_000_000 else <double>ms

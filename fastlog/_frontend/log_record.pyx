@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""What LogRecord.__init__ finds out, natively, and a LogRecord that has it.
+"""Native equivalents of LogRecord.__init__ and Logger.findCaller.
 
-The record_fields are those of CPython, Lib/logging/__init__.py: LogRecord, Logger.findCaller.
+They follow CPython, Lib/logging/__init__.py. Attributes are computed one by one, for calls that
+need no LogRecord, or all at once by make_record().
 """
 import logging
 import os
@@ -13,35 +14,34 @@ from collections.abc import Mapping
 cimport cython
 from cpython.dict cimport PyDict_Copy, PyDict_Next
 from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed, store_relaxed
-from fastlog._engine.cpythonx cimport (
-    PyEval_GetFrame, PyFrameObject, PyFrame_GetCode, PyFrame_GetLineNumber, PyList_GET_ITEM,
-    PyTypeObject)
+from fastlog._engine.cpythonx cimport (PyEval_GetFrame, PyFrame_GetCode, PyFrame_GetLineNumber,
+                                       PyFrameObject, PyList_GET_ITEM, PyTypeObject)
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
-from fastlog._frontend.dict_guard cimport DictGuard, type_version, ensure_type_version, guard_is_valid
+from fastlog._frontend.dict_guard cimport (DictGuard, ensure_type_version, guard_is_valid,
+                                           type_version)
 
 cdef object LogRecord = logging.LogRecord
 cdef dict stdlib_methods = {name: getattr(LogRecord, name) for name in (
     "__init__", "__new__", "__setattr__", "__getattribute__", "getMessage")}
-cdef atomic_u64 unmodified_version             # LogRecord's when it was last found to be stock
+cdef atomic_u64 unmodified_version    # type_version() of LogRecord when it last was unmodified
 cdef dict logging_names = vars(logging)
 cdef dict time_names = vars(time)
 
-# Which clock LogRecord reads, and how it computes with it.
-cdef bint counts_ns = sys.version_info >= (3, 13)
-cdef str clock_name = "time_ns" if counts_ns else "time"
+cdef str clock_name = "time_ns" if CLOCK_COUNTS_NS else "time"
 cdef object stdlib_clock = time_names[clock_name]
-if type(stdlib_clock) is not type(len):        # it is somebody's for tests already
+if type(stdlib_clock) is not type(len):       # a test has replaced it already
     stdlib_clock = None
-# How findCaller counts stacklevel: frames of the logging module, too.
+# Whether `stacklevel` counts frames of the logging module in findCaller.
 cdef bint counts_internal_frames = sys.version_info < (3, 11)
 cdef bint has_task_name = sys.version_info >= (3, 12)
 
-# To ask whether a value is a Mapping takes long.
+# isinstance(value, Mapping) is slow, so these types skip it.
 cdef frozenset no_mappings = frozenset({str, int, float, bool, type(None), tuple, list, bytes})
 
 # Names in the logging module that a call depends on.
@@ -51,43 +51,46 @@ for _name in ("_is_internal_frame", "currentframe"):
     if _name in logging_names:
         stdlib_names[_name] = logging_names[_name]
 stdlib_names["_logRecordFactory"] = LogRecord
-cdef DictGuard surroundings = DictGuard()     # of them and the clock
+# Guards these names, and the clock.
+cdef DictGuard surroundings = DictGuard()
 surroundings.expect(logging_names, stdlib_names, False)
 surroundings.expect(time_names, {clock_name: stdlib_clock}, False)
 
 cdef dict level_names = logging._levelToName
 cdef enum:
-    USUAL_LEVELS = 6                  # NOTSET to CRITICAL
+    USUAL_LEVELS = 6                  # NOTSET to CRITICAL, the multiples of 10
 cdef list usual_names = [None] * USUAL_LEVELS
-cdef DictGuard level_names_guard = None         # while usual_names are theirs
+cdef DictGuard level_names_guard = None       # valid while usual_names are those of level_names
 
 _record = LogRecord("", 0, "", 0, "", (), None)
-# Instances share their dict's keys (PEP 412), and each one that is made lets fewer be added: with
-# ten LogRecords before the first that is formatted, every later one gets a dict of its own when
-# Formatter.format sets its second attribute, which takes as long as a whole call of ours.
+# All instances share the keys of their dicts (PEP 412), and each new instance lowers the number of
+# keys that can still be added. After ten LogRecords, every later one would get a dict of its own
+# when Formatter.format sets its second attribute, which takes as long as a whole call here. So one
+# record gets both attributes at import.
 _record.message = _record.asctime = ""
 
-# All that a LogRecord has, in its order.
+# All attributes of a LogRecord, in its order.
 cdef dict template = dict(vars(_record))
 del template["message"], template["asctime"], _record
 
 
+@cython.final
 cdef class SourceFile:
-    """What a source file's name tells."""
+    """The attributes that follow from the name of a source file."""
     cdef object filename, module
-    cdef object source                # the logging._srcfile that it was made for
-    cdef bint internal                # a frame that findCaller passes over
+    cdef object logging_source        # the logging._srcfile that `internal` was computed with
+    cdef bint internal                # findCaller skips frames of this file
 
 
-# By co_filename. Programs that make code up as they go have names without end.
+# By co_filename. Limited, because a program can generate code under any number of names.
 cdef dict source_files = {}
 cdef enum:
     SOURCE_FILES_MAX = 1000
 
 
-cdef SourceFile new_source_file(object pathname, object source):
+cdef SourceFile new_source_file(object pathname, object logging_source):
     cdef SourceFile source_file = SourceFile()
-    source_file.source = source
+    source_file.logging_source = logging_source
     try:
         source_file.filename = os.path.basename(pathname)
         source_file.module = os.path.splitext(source_file.filename)[0]
@@ -95,7 +98,7 @@ cdef SourceFile new_source_file(object pathname, object source):
         source_file.filename = pathname
         source_file.module = "Unknown module"
     name = os.path.normcase(pathname)
-    source_file.internal = name == source or (
+    source_file.internal = name == logging_source or (
         not counts_internal_frames and "importlib" in name and "_bootstrap" in name)
     if len(source_files) >= SOURCE_FILES_MAX:
         source_files.clear()
@@ -103,71 +106,75 @@ cdef SourceFile new_source_file(object pathname, object source):
     return source_file
 
 
-cdef inline SourceFile source_file_of(object pathname, object source):
-    known = dict_find(source_files, pathname, None)
-    if known is not None and (<SourceFile>known).source is source:
-        return <SourceFile>known
-    return new_source_file(pathname, source)
+cdef inline SourceFile source_file_of(object pathname, object logging_source):
+    cached = dict_find(source_files, pathname, None)
+    if cached is not None and (<SourceFile>cached).logging_source is logging_source:
+        return <SourceFile>cached
+    return new_source_file(pathname, logging_source)
 
 
-cdef CallSite unknown_call_site():
+cdef CallSite new_call_site(object pathname, object lineno, object function,
+                            SourceFile source_file):
     cdef CallSite call_site = CallSite()
-    cdef SourceFile source_file = source_file_of("(unknown file)", None)
-    call_site.pathname, call_site.lineno, call_site.function = "(unknown file)", 0, "(unknown function)"
+    call_site.pathname, call_site.lineno, call_site.function = pathname, lineno, function
     call_site.filename, call_site.module = source_file.filename, source_file.module
     return call_site
 
 
 cdef CallSite find_caller(long stacklevel):
-    """Where the code stands that called the native function: Logger.findCaller."""
+    """Return the place of the code that called the native function: Logger.findCaller."""
     cdef PyObject *frame = <PyObject *>PyEval_GetFrame()
-    cdef CallSite call_site
-    cdef SourceFile source_file
-    source = logging_names.get("_srcfile")
-    if not source or frame == NULL:
-        return unknown_call_site()
-    held = <object>frame
-    if counts_internal_frames:
-        held = frame_back(held, stacklevel)
-        code = code_of(held)
-        source_file = source_file_of(code.co_filename, source)
-        while source_file.internal:
-            held = held.f_back
-            if held is None:
-                return unknown_call_site()
-            code = code_of(held)
-            source_file = source_file_of(code.co_filename, source)
-    else:
-        while True:
-            code = code_of(held)
-            source_file = source_file_of(code.co_filename, source)
-            stacklevel -= not source_file.internal
-            outer = held.f_back if stacklevel > 0 else None
-            if outer is None:
-                break
-            held = outer
-    call_site = CallSite()
-    call_site.pathname = code.co_filename
-    call_site.filename, call_site.module = source_file.filename, source_file.module
-    call_site.lineno = PyFrame_GetLineNumber(<PyFrameObject *><PyObject *>held)
-    call_site.function = code.co_name
-    return call_site
+    logging_source = logging_names.get("_srcfile")
+    caller = None
+    if logging_source and frame != NULL:
+        caller = (caller_counting_internal(<object>frame, stacklevel, logging_source)
+                  if counts_internal_frames else
+                  caller_skipping_internal(<object>frame, stacklevel, logging_source))
+    if caller is None:
+        return new_call_site("(unknown file)", 0, "(unknown function)",
+                             source_file_of("(unknown file)", None))
+    code = code_of(caller)
+    return new_call_site(code.co_filename,
+                         PyFrame_GetLineNumber(<PyFrameObject *><PyObject *>caller), code.co_name,
+                         source_file_of(code.co_filename, logging_source))
+
+
+cdef object caller_skipping_internal(object frame, long stacklevel, object logging_source):
+    """Return the frame that findCaller finds from 3.11 on."""
+    while True:
+        stacklevel -= not is_internal(frame, logging_source)
+        outer = frame.f_back if stacklevel > 0 else None
+        if outer is None:
+            return frame
+        frame = outer
+
+
+cdef object caller_counting_internal(object frame, long stacklevel, object logging_source):
+    """Return the frame that findCaller finds up to 3.10, or None."""
+    frame = frame_back(frame, stacklevel)
+    while frame is not None and is_internal(frame, logging_source):
+        frame = frame.f_back
+    return frame
+
+
+cdef bint is_internal(object frame, object logging_source) except -1:
+    return source_file_of(code_of(frame).co_filename, logging_source).internal
 
 
 cdef object code_of(object frame):
     cdef PyObject *code = <PyObject *>PyFrame_GetCode(<PyFrameObject *><PyObject *>frame)
-    held = <object>code
-    Py_DECREF(held)                   # a new reference came with it
-    return held
+    owned = <object>code
+    Py_DECREF(owned)                  # PyFrame_GetCode returned a new reference
+    return owned
 
 
 cdef object frame_back(object frame, long stacklevel):
-    """stacklevel - 1 frames further back, or `frame` if there are not so many: up to 3.10."""
-    further = frame
-    while further is not None and stacklevel > 1:
-        further = further.f_back
+    """Return the frame stacklevel - 1 frames further out, or `frame` if there are too few."""
+    outer = frame
+    while outer is not None and stacklevel > 1:
+        outer = outer.f_back
         stacklevel -= 1
-    return frame if further is None else further
+    return frame if outer is None else outer
 
 
 # --- the attributes of a LogRecord --------------------------------------------------------------
@@ -180,21 +187,23 @@ cdef bint known_order = field_names == [
     "thread", "threadName", "processName", "process"]
 
 
-cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *fields,
-                     int count) except -1:
-    """Read so many attributes, named by their numbers, which ascend and outlive `record_fields`.
+cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *indexes,
+                      int count) except -1:
+    """Load some fields of a LogRecord from its attributes.
 
-    Returns False if they do not stand where LogRecord.__init__ puts them. Else they are
-    borrowed: fields_incref() must come before any code that could change the record.
+    indexes: `count` fields, ascending, which must outlive `record_fields`.
+
+    Return False if the attributes are not where LogRecord.__init__ puts them. Otherwise the values
+    are borrowed, so call fields_incref() before any code that could change the record.
     """
-    record_fields.indexes = fields
+    record_fields.indexes = indexes
     record_fields.count = count
-    record_fields.held = 0
+    record_fields.owned = 0
     if not known_order:
         return False
     if not FREE_THREADED:
         return fields_find(record_fields, attributes)
-    # Any code can run meanwhile, in other threads.
+    # Without a GIL, other threads may change the record at any moment.
     with cython.critical_section(attributes):
         if not fields_find(record_fields, attributes):
             return False
@@ -203,7 +212,7 @@ cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsign
 
 
 cdef inline bint fields_find(RecordFields *record_fields, dict attributes) noexcept:
-    """By their places in the dict, without a look-up: what stands there has to have the name."""
+    """Read the values by position, which needs no look-up, and compare the names found there."""
     cdef Py_ssize_t position
     cdef PyObject *key
     cdef int i, field
@@ -217,52 +226,16 @@ cdef inline bint fields_find(RecordFields *record_fields, dict attributes) noexc
 
 
 cdef void fields_incref(RecordFields *record_fields) noexcept:
-    """Take references to all. Until fields_decref()."""
-    while record_fields.held < record_fields.count:
-        Py_INCREF(<object>record_fields.values[record_fields.indexes[record_fields.held]])
-        record_fields.held += 1
+    """Turn all values into references that are owned until fields_decref()."""
+    while record_fields.owned < record_fields.count:
+        Py_INCREF(<object>record_fields.values[record_fields.indexes[record_fields.owned]])
+        record_fields.owned += 1
 
 
 cdef void fields_decref(RecordFields *record_fields) noexcept:
-    while record_fields.held:
-        record_fields.held -= 1
-        Py_DECREF(<object>record_fields.values[record_fields.indexes[record_fields.held]])
-
-
-# --- a call that has no LogRecord yet ----------------------------------------------------------
-
-cdef object call_args(PyObject *const *args, Py_ssize_t count):
-    """The arguments after the message, as LogRecord keeps them."""
-    cdef tuple values
-    cdef Py_ssize_t i
-    if count == 1:
-        only = <object>args[0]
-        if type(only) not in no_mappings and isinstance(only, Mapping) and only:
-            return only
-    values = PyTuple_New(count)
-    for i in range(count):
-        Py_INCREF(<object>args[i])
-        PyTuple_SET_ITEM(values, i, <object>args[i])
-    return values
-
-
-cdef double created_of(int64_t ns) noexcept:
-    """The attribute `created`, to the last bit."""
-    # Python/pytime.c, _PyTime_AsSecondsDouble, up to 3.12: whole seconds stay exact.
-    if not counts_ns and ns % 1_000_000_000 == 0:
-        return <double>(ns // 1_000_000_000)
-    return <double>ns / 1e9
-
-
-cdef double msecs_of(int64_t ns) noexcept:
-    """The attribute `msecs`, likewise."""
-    cdef double created = created_of(ns)
-    cdef int64_t ms
-    if not counts_ns:
-        return <double><int64_t>((created - <double><int64_t>created) * 1000)
-    ms = ns % 1_000_000_000 // 1_000_000
-    # `created` was rounded up to the next second.
-    return 0.0 if ms == 999 and <int64_t>created != ns // 1_000_000_000 else <double>ms
+    while record_fields.owned:
+        record_fields.owned -= 1
+        Py_DECREF(<object>record_fields.values[record_fields.indexes[record_fields.owned]])
 
 
 cdef object thread_ident():
@@ -284,7 +257,7 @@ cdef object process_name():
     if multiprocessing is not None:
         try:
             return multiprocessing.current_process().name
-        except Exception:             # it is being imported
+        except Exception:             # the module is just being imported
             pass
     return "MainProcess"
 
@@ -294,52 +267,94 @@ cdef object task_name():
     if not logging_names["logAsyncioTasks"] or not asyncio:
         return None
     try:
-        # Without a loop current_task() would raise, which takes longer.
+        # current_task() raises if no loop is running, which is slower than asking first.
         return asyncio.current_task().get_name() if asyncio._get_running_loop() else None
     except Exception:
         return None
 
 
+cdef object relative_created(int64_t ns):
+    start = logging_names["_startTime"]
+    return (ns - start) / 1e6 if CLOCK_COUNTS_NS else (created_of(ns) - start) * 1000
+
+
+# --- calls --------------------------------------------------------------------------------------
+
 cdef bint record_class_is_unmodified() except -1:
-    """Whether LogRecord is as CPython has it."""
-    cdef unsigned int tag = type_version(LogRecord)
-    if tag == 0 or load_relaxed(&unmodified_version) != tag:
-        tag = ensure_type_version(LogRecord)
-        for name, function in stdlib_methods.items():
-            if getattr(LogRecord, name) is not function:
-                return False
-        if not template.keys().isdisjoint(vars(LogRecord)):   # a property in an attribute's place
+    """Return whether LogRecord is as CPython defines it."""
+    cdef unsigned int version = type_version(LogRecord)
+    if version != 0 and load_relaxed(&unmodified_version) == version:
+        return True
+    version = ensure_type_version(LogRecord)
+    for name, function in stdlib_methods.items():
+        if getattr(LogRecord, name) is not function:
             return False
-        store_relaxed(&unmodified_version, tag)
+    if not template.keys().isdisjoint(vars(LogRecord)):   # a property replaces an attribute
+        return False
+    store_relaxed(&unmodified_version, version)
     return True
 
 
-cdef bint can_make_record() except -1:
-    """Whether a call would make a LogRecord as make_record() does."""
-    return guard_is_valid(surroundings) and record_class_is_unmodified()
-
-
-cdef object level_name(object level, long number):
-    """The name of a level, None for one without. After can_make_record()."""
+cdef object level_name(object levelno, long level):
+    """Return the name of a level, or None if it has none."""
     global level_names_guard
     if FREE_THREADED:
-        return dict_find(level_names, level, None)
+        return dict_find(level_names, levelno, None)
     if level_names_guard is None or not guard_is_valid(level_names_guard):
         level_names_guard = DictGuard()
         level_names_guard.add(level_names, None)
         usual_names[:] = [level_names.get(10 * i) for i in range(USUAL_LEVELS)]
-    if 0 <= number < 10 * USUAL_LEVELS and number % 10 == 0:
-        return usual_names[number // 10]
-    return level_names.get(level)
+    if 0 <= level < 10 * USUAL_LEVELS and level % 10 == 0:
+        return usual_names[level // 10]
+    return level_names.get(levelno)
 
 
-cdef object relative_created(int64_t ns):
-    start = logging_names["_startTime"]
-    return (ns - start) / 1e6 if counts_ns else (created_of(ns) - start) * 1000
+cdef object record_args(PyObject *const *args, Py_ssize_t count):
+    """Return the arguments after the message in the form that LogRecord stores."""
+    cdef tuple values
+    cdef Py_ssize_t i
+    if count == 1:
+        only = <object>args[0]
+        if type(only) not in no_mappings and isinstance(only, Mapping) and only:
+            return only
+    values = PyTuple_New(count)
+    for i in range(count):
+        Py_INCREF(<object>args[i])
+        PyTuple_SET_ITEM(values, i, <object>args[i])
+    return values
+
+
+cdef inline int64_t realtime_ns() noexcept:
+    cdef timespec reading
+    clock_gettime(CLOCK_REALTIME, &reading)
+    return <int64_t>reading.tv_sec * 1_000_000_000 + reading.tv_nsec
+
+
+cdef bint prepare_call(LogCall *call, PyObject *const *args, Py_ssize_t count) except -1:
+    """Fill in what the standard library would compute for this call.
+
+    call: its name, levelno, level and stacklevel are set. args: the message and its arguments.
+
+    Return False if only the standard library can make this call. Otherwise release_call() must
+    follow.
+    """
+    if not guard_is_valid(surroundings) or not record_class_is_unmodified():
+        return False
+    levelname = level_name(<object>call.levelno, call.level)
+    if levelname is None:
+        return False
+    values = record_args(args + 1, count - 1)
+    Py_INCREF(levelname)
+    Py_INCREF(values)
+    call.msg = args[0]
+    call.levelname = <PyObject *>levelname
+    call.args = <PyObject *>values
+    call.time = realtime_ns()
+    return True
 
 
 cdef object make_record(LogCall *call, object exc_info):
-    """The LogRecord of a call that findCaller would find."""
+    """Return the LogRecord that the standard library would make of a call."""
     cdef CallSite call_site = find_caller(call.stacklevel)
     cdef dict values = PyDict_Copy(template)
     values["name"] = <object>call.name

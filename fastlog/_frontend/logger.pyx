@@ -1,83 +1,86 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""The fast Logger: from log.info(...) to the ring, without a LogRecord where nobody needs one.
+"""The fast Logger, from log.info(...) to the handler, without a LogRecord if nothing needs one.
 
-These are methods of fastlog.Logger. They do what the standard library's do
-(CPython, Lib/logging/__init__.py, class Logger). What a call meets on its way,
-the logger's own attributes, its ancestors and their handlers, is looked up once
-and kept as a *plan*, until a logger or a handler changes.
+These functions become methods of fastlog.Logger. They do what the standard library's methods do
+(CPython, Lib/logging/__init__.py, class Logger). Everything that the calls of a logger depend on,
+its own attributes, its ancestors and their handlers, is looked up once and cached as a
+DispatchPlan until a logger changes.
 """
 import logging
 import sys
 import weakref
 
+cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint64_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from libc.stdint cimport uint64_t
 
 from fastlog._backend.atomics cimport add_seq_cst, atomic_u64, load_acquire
-from fastlog._engine.cpythonx cimport (
-    METH_FASTCALL, METH_KEYWORDS, PyCFunction, PyDescr_NewMethod, PyLong_AsLongAndOverflow,
-    PyMethodDef, PyObject_GenericGetDict, PyTypeObject)
-from fastlog._frontend.emit cimport Snapshot, emit_call, find_snapshot, takes_calls
-from fastlog._frontend.log_record cimport LogCall, call_args, level_name, make_record, can_make_record
+from fastlog._engine.cpythonx cimport (METH_FASTCALL, METH_KEYWORDS, PyCFunction,
+                                       PyDescr_NewMethod, PyLong_AsLongAndOverflow, PyMethodDef,
+                                       PyObject_GenericGetDict, PyTypeObject)
 from fastlog._engine.freethreading cimport dict_find, list_first
-from fastlog._frontend.dict_guard cimport type_version, ensure_type_version
+from fastlog._frontend.dict_guard cimport ensure_type_version, type_version
+from fastlog._frontend.emit cimport handler_emit_call
+from fastlog._frontend.log_record cimport LogCall, make_record, prepare_call, release_call
 
 cdef object StdlibLogger = logging.Logger
 
-# Methods that a subclass, an instance or a patch may replace: then the standard library's
-# code runs, and calls them. Those that are replaced here are looked up in its class.
+# Methods that a subclass, an instance or a patch may replace. If one is replaced, the standard
+# library's code runs and calls the replacement.
 cdef dict stdlib_steps = {name: vars(StdlibLogger)[name] for name in (
     "_log", "makeRecord", "findCaller", "handle", "callHandlers", "getEffectiveLevel")}
 stdlib_steps["filter"] = logging.Filterer.filter
-# Some versions (3.13.5 is one) drop what is logged while a record is handled,
-# in the same thread, and keep there that one is.
+# Some versions, such as 3.13.5, discard calls that a thread makes while it handles a record. They
+# mark such a thread by an attribute of this thread-local object.
 cdef object handling = getattr(StdlibLogger, "_tls", None) if hasattr(
     StdlibLogger, "_is_disabled") else None
 if handling is not None:
     stdlib_steps["_is_disabled"] = vars(StdlibLogger)["_is_disabled"]
+# The methods that have a native equivalent, as the standard library defines them.
 cdef dict stdlib_calls = {name: vars(StdlibLogger)[name] for name in (
     "debug", "info", "warning", "error", "critical", "log", "isEnabledFor")}
-cdef frozenset data = frozenset({
+cdef frozenset plan_attributes = frozenset({
     "name", "level", "parent", "propagate", "handlers", "filters", "disabled", "_cache"})
 
-cdef object is_enabled_method = None  # ours
+cdef object is_enabled_method = None  # the native isEnabledFor
 
-# Counts every change to a logger of ours: what was looked up before is out of date.
+# Counts the changes to all fast Loggers. A plan of another epoch is out of date.
 cdef atomic_u64 epoch
 
 
+@cython.final
 cdef class DispatchPlan:
-    """What a logger's calls meet, as of now. It never changes."""
+    """Everything that the calls of a logger depend on. Never changes once it is made."""
     cdef uint64_t epoch
-    cdef unsigned int type_version             # the class's when this was made
-    cdef bint is_unmodified                   # nothing is overridden; else no other field is set
-    cdef bint all_ancestors_notify                   # all ancestors tell their changes; else no `handlers`
+    cdef unsigned int type_version    # of the logger's class
+    cdef bint is_unmodified           # no step is overridden, else the fields below are unset
     cdef bint disabled
     cdef object name
-    cdef dict cache                   # the logger's: which levels are enabled
+    cdef dict cache                   # the logger's {level: whether it is enabled}
     cdef list filters
-    cdef list handlers                # the loggers' own lists, which may change in place
+    # The lists of handlers of the logger and its ancestors, whose contents may change in place.
+    # None if one of these loggers does not report its changes.
+    cdef list handlers
 
 
-def set_attribute(self, name, value):
-    """__setattr__: as usual, and the next call looks everything up anew."""
-    cdef bint replaced = name == "handlers" and name in self.__dict__
+def logger_set_attribute(self, name, value):
+    """Set an attribute, and let the next call of every logger make a new plan."""
+    cdef bint replaces_handlers = name == "handlers" and name in self.__dict__
     object.__setattr__(self, name, value)
     invalidate_plans()
-    if replaced:
+    if replaces_handlers:
         drop_plans()
 
 
-def delete_attribute(self, name):
-    """__delattr__, likewise."""
+def logger_delete_attribute(self, name):
+    """Delete an attribute, and let the next call of every logger make a new plan."""
     object.__delattr__(self, name)
     invalidate_plans()
 
 
 def invalidate_plans():
-    """Have every logger look its plan up anew."""
+    """Let the next call of every logger make a new plan."""
     add_seq_cst(&epoch, 1)
 
 
@@ -86,7 +89,9 @@ cdef object loggers_with_plans = weakref.WeakValueDictionary()
 
 
 cdef int drop_plans() except -1:
-    """From 3.14 on removeHandler() replaces the list: no plan may keep the old one, and what is
+    """Remove all plans.
+
+    From 3.14 on, removeHandler() replaces the list. No plan may keep the old list, and the handler
     in it, alive.
     """
     for reference in loggers_with_plans.valuerefs():
@@ -96,63 +101,63 @@ cdef int drop_plans() except -1:
     return 0
 
 
-cdef bint overrides_steps(object cls, dict own) except -1:
+cdef bint logger_overrides_steps(object cls, dict attributes) except -1:
     for name, function in stdlib_steps.items():
-        if getattr(cls, name) is not function or name in own:
+        if getattr(cls, name) is not function or name in attributes:
             return True
     for name, function in stdlib_calls.items():
         if vars(StdlibLogger).get(name) is not function:
             return True
-    return "isEnabledFor" in own or cls.isEnabledFor is not is_enabled_method
+    return "isEnabledFor" in attributes or cls.isEnabledFor is not is_enabled_method
 
 
 cdef bint notifies_on_change(object logger) except -1:
-    """Whether no attribute of this logger can change unheard."""
+    """Return whether every assignment to the logger's attributes calls logger_set_attribute()."""
     cls = type(logger)
-    return (cls.__setattr__ is set_attribute
+    return (cls.__setattr__ is logger_set_attribute
             and cls.__getattribute__ is object.__getattribute__
-            and not any([hasattr(cls, name) for name in data]))
+            and not any([hasattr(cls, name) for name in plan_attributes]))
 
 
-cdef DispatchPlan make_plan(object self, dict own):
+cdef DispatchPlan make_plan(object self, dict attributes):
     cdef DispatchPlan plan = DispatchPlan()
     plan.epoch = load_acquire(&epoch)
     plan.type_version = ensure_type_version(type(self))
-    plan.is_unmodified = (notifies_on_change(self) and not overrides_steps(type(self), own)
-                   and type(self.filters) is list and type(self._cache) is dict)
+    plan.is_unmodified = (
+        notifies_on_change(self) and not logger_overrides_steps(type(self), attributes)
+        and type(self.filters) is list and type(self._cache) is dict)
     if plan.is_unmodified:
         plan.disabled = self.disabled
         plan.name = self.name
         plan.cache = self._cache
         plan.filters = self.filters
         plan.handlers = find_handlers(self)
-        plan.all_ancestors_notify = plan.handlers is not None
-    own["_fastlog_plan"] = plan
+    attributes["_fastlog_plan"] = plan
     loggers_with_plans[id(self)] = self
     return plan
 
 
 cdef list find_handlers(object logger):
-    """The lists that Logger.callHandlers goes through, or None where one could change unheard."""
-    cdef list found = []
+    """Return the lists that Logger.callHandlers visits, or None if one may change unnoticed."""
+    cdef list handlers = []
     while logger:
         if not notifies_on_change(logger) or type(logger.handlers) is not list:
             return None
-        found.append(logger.handlers)
+        handlers.append(logger.handlers)
         logger = logger.parent if logger.propagate else None
-    return found
+    return handlers
 
 
 cdef inline DispatchPlan plan_of(object self):
-    cdef dict own = PyObject_GenericGetDict(self, NULL)
+    cdef dict attributes = PyObject_GenericGetDict(self, NULL)
     cdef DispatchPlan plan
-    last = dict_find(own, "_fastlog_plan", None)
-    if type(last) is DispatchPlan:
-        plan = <DispatchPlan>last
-        if (plan.epoch == load_acquire(&epoch) and plan.type_version == type_version(type(self))
-                and plan.type_version != 0):
+    stored = dict_find(attributes, "_fastlog_plan", None)
+    if type(stored) is DispatchPlan:
+        plan = <DispatchPlan>stored
+        if (plan.epoch == load_acquire(&epoch) and plan.type_version != 0
+                and plan.type_version == type_version(type(self))):
             return plan
-    return make_plan(self, own)
+    return make_plan(self, attributes)
 
 
 # --- calls -------------------------------------------------------------------------------------
@@ -164,7 +169,7 @@ cdef struct Options:                  # the keyword arguments of a call, borrowe
 
 
 cdef bint read_options(Options *options, PyObject *const *values, object names) except -1:
-    """Returns whether these are all that we do; others are the standard library's."""
+    """Return False if only the standard library can handle these keyword arguments."""
     cdef Py_ssize_t i
     cdef PyObject *value
     for i in range(len(names)):
@@ -183,100 +188,106 @@ cdef bint read_options(Options *options, PyObject *const *values, object names) 
 
 
 cdef object fallback_to_stdlib(object self, str name, PyObject *const *args, Py_ssize_t count,
-                            object names):
+                               PyObject *names):
+    """Call the standard library's method with the arguments as they are."""
     cdef Py_ssize_t i
     values = [<object>args[i] for i in range(count)]
     options = {}
-    if names is not None:
-        options = {names[i]: <object>args[count + i] for i in range(len(names))}
+    if names != NULL:
+        options = {name: <object>args[count + i] for i, name in enumerate(<tuple>names)}
     return getattr(StdlibLogger, name)(self, *values, **options)
 
 
 cdef object exception_of(object exc_info):
-    """As Logger._log makes it of its argument."""
+    """Return the tuple that Logger._log makes of this argument."""
     if isinstance(exc_info, BaseException):
         return type(exc_info), exc_info, exc_info.__traceback__
     return exc_info if isinstance(exc_info, tuple) else sys.exc_info()
 
 
-cdef inline int64_t time_now() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
-
-
-cdef bint is_enabled(object self, DispatchPlan plan, object level) except -1:
+cdef inline bint is_enabled(object self, DispatchPlan plan, object levelno) except -1:
     """Logger.isEnabledFor."""
     if plan.disabled or (handling is not None and getattr(handling, "in_progress", False)):
         return False
-    known = dict_find(plan.cache, level, None)
-    return known if known is not None else stdlib_calls["isEnabledFor"](self, level)
+    cached = dict_find(plan.cache, levelno, None)
+    if cached is None:
+        return stdlib_calls["isEnabledFor"](self, levelno)
+    return cached
 
 
-cdef object log(object self, str name, object level, PyObject *const *args, Py_ssize_t first,
-                Py_ssize_t count, object names):
-    """Logger.info and its like. args: all of them; the message is the one at `first`."""
+cdef object log(object self, str name, object levelno, long level, PyObject *const *args,
+                Py_ssize_t first, Py_ssize_t count, PyObject *names):
+    """Logger.debug() to critical() and log(). args: all of them, with the message at `first`."""
     cdef DispatchPlan plan = plan_of(self)
     cdef Options options
-    cdef LogCall call
-    cdef int overflow
     options.exc_info = options.extra = <PyObject *>None
     options.stacklevel = 1
-    if (plan.is_unmodified and count > first and type(level) is int
-            and (names is None or read_options(&options, args + count, names))):
-        if not is_enabled(self, plan, level):
-            return None
-        call.number = PyLong_AsLongAndOverflow(level, &overflow)
-        levelname = level_name(level, call.number) if not overflow and can_make_record() else None
-        if levelname is not None:
-            values = call_args(args + first + 1, count - first - 1)
-            call.name = <PyObject *>plan.name
-            call.levelno = <PyObject *>level
-            call.levelname = <PyObject *>levelname
-            call.msg = args[first]
-            call.args = <PyObject *>values
-            call.time = time_now()
-            call.stacklevel = options.stacklevel
-            if not emit(plan, &call, &options):
-                handle(self, plan, record_of(&call, &options))
-            return None
-    return fallback_to_stdlib(self, name, args, count, names)
+    if (not plan.is_unmodified or count <= first
+            or (names != NULL and not read_options(&options, args + count, <object>names))):
+        return fallback_to_stdlib(self, name, args, count, names)
+    if not is_enabled(self, plan, levelno):
+        return None
+    if not make_call(self, plan, levelno, level, args + first, count - first, &options):
+        return fallback_to_stdlib(self, name, args, count, names)
+    return None
 
 
-cdef bint emit(DispatchPlan plan, LogCall *call, Options *options) except -1:
-    """Emit the call without a LogRecord, unless somebody needs one: then return False.
+cdef bint make_call(object self, DispatchPlan plan, object levelno, long level,
+                    PyObject *const *args, Py_ssize_t count, Options *options) except -1:
+    """Logger._log. args: the message and its arguments.
 
-    That is done only for a single handler, as nearly all programs have. Between two, code
-    of the program could run (a __str__) and change what the second is to do.
+    Return False, without any effect, if only the standard library can make this call.
+    """
+    cdef LogCall call
+    call.name = <PyObject *>plan.name
+    call.levelno = <PyObject *>levelno
+    call.level = level
+    call.stacklevel = options.stacklevel
+    if not prepare_call(&call, args, count):
+        return False
+    try:
+        if not emit_without_record(plan, &call, options):
+            handle_record(self, plan, record_of(&call, options))
+    finally:
+        release_call(&call)
+    return True
+
+
+cdef bint emit_without_record(DispatchPlan plan, LogCall *call, Options *options) except -1:
+    """Emit the call without a LogRecord. Return False, without any effect, if one is needed."""
+    cdef object handler
+    if (plan.handlers is None or plan.filters or options.extra != <PyObject *>None
+            or <object>options.exc_info):
+        return False
+    handler = only_handler(plan.handlers)
+    if handler is None:
+        return False
+    if handling is None:
+        return handler_emit_call(handler, call)
+    handling.in_progress = True
+    try:
+        return handler_emit_call(handler, call)
+    finally:
+        handling.in_progress = False
+
+
+cdef inline object only_handler(list lists):
+    """Return the one handler in these lists, as nearly all programs have it, else None.
+
+    Between two handlers, user code such as a __str__ could run and change what the second one has
+    to do. So they get a LogRecord.
     """
     cdef list handlers
     cdef object handler = None
-    cdef Snapshot now
     cdef Py_ssize_t i, count
-    if (not plan.all_ancestors_notify or plan.filters or options.extra != <PyObject *>None
-            or <object>options.exc_info):
-        return False
-    for i in range(len(plan.handlers)):
-        handlers = <list>plan.handlers[i]
+    for i in range(len(lists)):
+        handlers = <list>lists[i]
         count = len(handlers)
         if count > 1 or (count and handler is not None):
-            return False
+            return None
         if count:
             handler = list_first(handlers)
-    if handler is None:
-        return False
-    now = find_snapshot(handler)
-    if now is None or not takes_calls(now):
-        return False
-    if handling is None:
-        emit_call(handler, now, call)
-        return True
-    handling.in_progress = True
-    try:
-        emit_call(handler, now, call)
-    finally:
-        handling.in_progress = False
-    return True
+    return handler
 
 
 cdef object record_of(LogCall *call, Options *options):
@@ -294,70 +305,74 @@ cdef object record_of(LogCall *call, Options *options):
     return record
 
 
-cdef int handle(object self, DispatchPlan plan, object record) except -1:
+cdef int handle_record(object self, DispatchPlan plan, object record) except -1:
     """Logger.handle and Logger.callHandlers."""
-    cdef bint found = False
+    cdef bint has_handlers = False
     cdef object logger = self
     if plan.filters or handling is not None:
         self.handle(record)
         return 0
     while logger:
         for handler in logger.handlers:
-            found = True
+            has_handlers = True
             if record.levelno >= handler.level:
                 handler.handle(record)
         logger = logger.parent if logger.propagate else None
-    if not found:
+    if not has_handlers:
         self.callHandlers(record)
     return 0
 
 
 # --- methods -----------------------------------------------------------------------------------
 
-# Functions of CPython's fastest calling convention, which takes arguments where the caller
-# has them; Cython's own would make a tuple and a dict of them first.
+# These use CPython's fastest calling convention, which passes a pointer to the caller's array of
+# arguments. Cython would pack them into a tuple and a dict first.
 
 cdef PyObject *new_reference(object value) noexcept:
     Py_INCREF(value)
     return <PyObject *>value
 
 
-cdef PyObject *log_at(object self, str name, object level, PyObject *const *args,
-                      Py_ssize_t count, PyObject *names) except NULL:
-    return new_reference(log(self, name, level, args, 0, count,
-                             <object>names if names != NULL else None))
+cdef inline PyObject *log_at(PyObject *self, str name, object levelno, long level,
+                             PyObject *const *args, Py_ssize_t count, PyObject *names) except NULL:
+    return new_reference(log(<object>self, name, levelno, level, args, 0, count, names))
 
 
 cdef PyObject *native_debug(PyObject *self, PyObject *const *args, Py_ssize_t count,
                             PyObject *names) except NULL:
-    return log_at(<object>self, "debug", 10, args, count, names)
+    return log_at(self, "debug", 10, 10, args, count, names)
 
 
 cdef PyObject *native_info(PyObject *self, PyObject *const *args, Py_ssize_t count,
                            PyObject *names) except NULL:
-    return log_at(<object>self, "info", 20, args, count, names)
+    return log_at(self, "info", 20, 20, args, count, names)
 
 
 cdef PyObject *native_warning(PyObject *self, PyObject *const *args, Py_ssize_t count,
                               PyObject *names) except NULL:
-    return log_at(<object>self, "warning", 30, args, count, names)
+    return log_at(self, "warning", 30, 30, args, count, names)
 
 
 cdef PyObject *native_error(PyObject *self, PyObject *const *args, Py_ssize_t count,
                             PyObject *names) except NULL:
-    return log_at(<object>self, "error", 40, args, count, names)
+    return log_at(self, "error", 40, 40, args, count, names)
 
 
 cdef PyObject *native_critical(PyObject *self, PyObject *const *args, Py_ssize_t count,
                                PyObject *names) except NULL:
-    return log_at(<object>self, "critical", 50, args, count, names)
+    return log_at(self, "critical", 50, 50, args, count, names)
 
 
 cdef PyObject *native_log(PyObject *self, PyObject *const *args, Py_ssize_t count,
                           PyObject *names) except NULL:
-    level = <object>args[0] if count else None
-    return new_reference(log(<object>self, "log", level, args, 1, count,
-                             <object>names if names != NULL else None))
+    cdef int overflow = 0
+    cdef long level
+    if count == 0 or type(<object>args[0]) is not int:
+        return new_reference(fallback_to_stdlib(<object>self, "log", args, count, names))
+    level = PyLong_AsLongAndOverflow(<object>args[0], &overflow)
+    if overflow:
+        return new_reference(fallback_to_stdlib(<object>self, "log", args, count, names))
+    return new_reference(log(<object>self, "log", <object>args[0], level, args, 1, count, names))
 
 
 cdef PyObject *native_is_enabled_for(PyObject *self, PyObject *const *args, Py_ssize_t count,
@@ -365,8 +380,7 @@ cdef PyObject *native_is_enabled_for(PyObject *self, PyObject *const *args, Py_s
     cdef DispatchPlan plan = plan_of(<object>self)
     if plan.is_unmodified and count == 1 and names == NULL and type(<object>args[0]) is int:
         return new_reference(is_enabled(<object>self, plan, <object>args[0]))
-    return new_reference(fallback_to_stdlib(<object>self, "isEnabledFor", args, count,
-                                         <object>names if names != NULL else None))
+    return new_reference(fallback_to_stdlib(<object>self, "isEnabledFor", args, count, names))
 
 
 cdef PyMethodDef[7] methods
@@ -396,7 +410,7 @@ define(6, "isEnabledFor", <void *>native_is_enabled_for,
 
 
 def install_native_methods(cls):
-    """Give the class the native methods."""
+    """Add the native methods to the class."""
     global is_enabled_method
     cdef int i
     for i in range(7):

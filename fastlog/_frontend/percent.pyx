@@ -1,34 +1,36 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""LogRecord.getMessage: msg % args, and the same without making a str of it.
+"""LogRecord.getMessage, which is `msg % args`, without making a str of the result.
 
-A message is a constant of the program, nearly always, so what `%` finds in it is
-kept: the text between the conversions, and of each conversion what it asks for.
+A message is nearly always a constant of the program, so its compiled form is cached: the text
+between the conversions, and the conversions.
 """
 import re
 
+cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_Format
 
 from fastlog._engine.cpythonx cimport PyThreadState_GetDict, PyUnicode_AsUTF8AndSize
-from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_add_number,
-                               message_begin, message_end, message_join, message_keep_alive)
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
+from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_add_number,
+                                      message_join_from, message_keep_alive)
 
 cdef enum:
-    CONVERSIONS_MAX = 14          # of a message that is compiled: PIECES_MAX has space for them
-    LENGTH_MAX = 2000             # characters, likewise; it is kept
+    CONVERSIONS_MAX = 14          # of a compiled message, see PIECES_MAX
+    LENGTH_MAX = 2000             # characters of a compiled message, to bound the cache's memory
     SLOTS = 256                   # of the cache, a power of two
 
 
+@cython.final
 cdef class CompiledMessage:
-    """A message's parts: literal, conversion, literal, ..., literal."""
+    """The parts of a message: literal, conversion, literal, ..., literal."""
     cdef int count                # of conversions
-    cdef bint ascii               # the literals are
+    cdef bint ascii               # all literals are pure ASCII
     cdef list literals, specs     # count + 1 and count of them
-    cdef const char *bytes[CONVERSIONS_MAX + 1]       # the literals' UTF-8, which lies in them
-    cdef Py_ssize_t sizes[CONVERSIONS_MAX + 1]
-    cdef char kinds[CONVERSIONS_MAX]      # s, d, or 0: any other
+    cdef const char *bytes[CONVERSIONS_MAX + 1]       # UTF-8 of the literals, owned by `literals`
+    cdef Py_ssize_t sizes[CONVERSIONS_MAX + 1]        # bytes
+    cdef char kinds[CONVERSIONS_MAX]      # 's' for %s, 'd' for %d, 0 for any other conversion
 
     cdef int end_literal(self, str text) except -1:
         self.literals.append(text)
@@ -36,16 +38,25 @@ cdef class CompiledMessage:
         self.ascii = self.ascii and text.isascii()
         return 0
 
+    cdef int add_conversion(self, str spec) except -1:
+        self.specs.append(spec)
+        self.kinds[self.count] = {"%s": c's', "%d": c'd'}.get(spec, 0)
+        self.count += 1
+        return 0
+
 
 cdef struct Slot:
-    PyObject *msg                 # a reference, so no other message gets its address
-    PyObject *compiled            # likewise; NULL: not yet; None: it cannot be
+    # Owned. While the slot holds the message, no other str can have its address.
+    PyObject *msg
+    # Owned. NULL: not compiled yet. None: it cannot be compiled.
+    PyObject *compiled
 
-cdef Slot shared_slots[SLOTS]     # under the GIL
+cdef Slot shared_slots[SLOTS]     # protected by the GIL
 
 
-cdef class Table:
-    """The slots of one thread, where there is no GIL."""
+@cython.final
+cdef class SlotTable:
+    """The slots of one thread, on a CPython without a GIL."""
     cdef Slot slots[SLOTS]
 
     def __dealloc__(self):
@@ -55,45 +66,44 @@ cdef class Table:
             Py_XDECREF(self.slots[i].compiled)
 
 
-cdef inline Slot *slots_here() except NULL:
+cdef inline Slot *current_slots() except NULL:
     return slots_of_thread() if FREE_THREADED else shared_slots
 
 
 cdef Slot *slots_of_thread() except NULL:
-    cdef dict own = <dict>PyThreadState_GetDict()
-    table = dict_find(own, Table, None)
+    cdef dict thread_dict = <dict>PyThreadState_GetDict()
+    table = dict_find(thread_dict, SlotTable, None)
     if table is None:
-        table = own[Table] = Table()
-    return (<Table>table).slots           # which `own` keeps
+        table = thread_dict[SlotTable] = SlotTable()
+    return (<SlotTable>table).slots       # thread_dict keeps the table alive
 
-# Not compiled here: importing would take longer.
+
+# A str, because compiling it here would slow the import down.
 cdef str PATTERN = (
     r"%(?:%|[#0\- +]*[0-9]*(?:\.[0-9]+)?[hlL]?(?P<kind>[diouxXeEfFgGcrsa]))")
 
 
 cdef object compile_message(str msg):
-    """CompiledMessage, or None where there is more to it than PATTERN."""
+    """Return a CompiledMessage, or None if `msg` has anything that PATTERN does not cover."""
     cdef CompiledMessage compiled = CompiledMessage()
     cdef Py_ssize_t end = 0
     literal = ""
     compiled.ascii = True
     compiled.literals = []
     compiled.specs = []
-    for found in re.finditer(PATTERN, msg):
-        before = msg[end:found.start()]
-        end = found.end()
-        if "%" in before:
+    for match in re.finditer(PATTERN, msg):
+        text = msg[end:match.start()]
+        end = match.end()
+        if "%" in text:
             return None
-        literal += before
-        if found["kind"] is None:
+        literal += text
+        if match["kind"] is None:
             literal += "%"
             continue
         if compiled.count == CONVERSIONS_MAX:
             return None
         compiled.end_literal(literal)
-        compiled.specs.append(found[0])
-        compiled.kinds[compiled.count] = {"%s": c's', "%d": c'd'}.get(found[0], 0)
-        compiled.count += 1
+        compiled.add_conversion(match[0])
         literal = ""
     if "%" in msg[end:]:
         return None
@@ -101,77 +111,85 @@ cdef object compile_message(str msg):
     return compiled
 
 
-cdef object find_compiled(object msg):
-    """What compile_message(msg) returns, or None, the first time that this msg is met."""
-    cdef Slot *slot = &slots_here()[(<size_t><PyObject *>msg >> 4) % SLOTS]
+cdef object find_compiled(object msg, Py_ssize_t count):
+    """Return the CompiledMessage for `count` arguments.
+
+    None the first time that a str is seen, or if `msg % args` must be left to Python.
+    """
+    cdef Slot *slot = &current_slots()[(<size_t><PyObject *>msg >> 4) % SLOTS]
     if slot.msg != <PyObject *>msg:
-        # A message that was made for this call alone is not worth the work.
+        # Only remembered: a message that is built for one call is not worth compiling.
         if len(msg) <= LENGTH_MAX:
             replace(&slot.msg, msg)
             Py_XDECREF(slot.compiled)
             slot.compiled = NULL
         return None
-    if slot.compiled != NULL:
-        return <object>slot.compiled
+    if slot.compiled == NULL:
+        return compile_into(slot, msg, count)
+    compiled = <object>slot.compiled
+    if compiled is None or (<CompiledMessage>compiled).count != count:
+        return None
+    return compiled
+
+
+cdef object compile_into(Slot *slot, object msg, Py_ssize_t count):
     try:
         compiled = compile_message(msg)
     except UnicodeEncodeError:        # lone surrogates
         compiled = None
-    if slot.msg == <PyObject *>msg:           # else the slot went to another one meanwhile
+    # Python code ran, which may have given the slot to another message.
+    if slot.msg == <PyObject *>msg:
         replace(&slot.compiled, compiled)
+    if compiled is None or (<CompiledMessage>compiled).count != count:
+        return None
     return compiled
 
 
 cdef int replace(PyObject **reference, object value) except -1:
-    cdef PyObject *before = reference[0]
+    cdef PyObject *previous = reference[0]
     Py_INCREF(value)
     reference[0] = <PyObject *>value
-    Py_XDECREF(before)
+    Py_XDECREF(previous)
     return 0
 
 
-cdef inline bint is_builtin_value(object value) noexcept:
-    return type(value) is str or type(value) is int or type(value) is float or value is None
-
-
-cdef bint is_side_effect_free(object msg, object args) noexcept:
-    """Whether percent_format() calls nothing of the program's, such as a __str__."""
-    if type(msg) is not str or type(args) is not tuple:
-        return False
-    for value in <tuple>args:
-        if not is_builtin_value(value):
-            return False
-    return True
-
-
 cdef object percent_format(object msg, object args):
-    """LogRecord.getMessage of a record with this `msg` and these `args`."""
-    cdef Message pieces
+    """Return what LogRecord.getMessage returns for this `msg` and these `args`."""
     if type(msg) is not str:
         msg = str(msg)
         return msg % args if args else msg
-    if not args:
-        return msg
-    # Not if code of the program runs: it might have to run twice.
-    found = find_compiled(msg) if is_side_effect_free(msg, args) else None
-    if found is None or (<CompiledMessage>found).count != len(<tuple>args):
-        return PyUnicode_Format(msg, args)
-    message_begin(&pieces)
-    try:
-        add_compiled(&pieces, found, args)
-        return message_join(&pieces) if pieces.ascii else PyUnicode_Format(msg, args)
-    finally:
-        message_end(&pieces)
+    return PyUnicode_Format(msg, args) if args else msg
 
 
 cdef int percent_format_into(Message *out, object msg, object args) except -1:
-    """Add what percent_format() returns, in up to 2 * CONVERSIONS_MAX + 1 pieces."""
+    """Add what percent_format() returns, as at most 2 * CONVERSIONS_MAX + 1 pieces."""
     if type(msg) is not str or type(args) is not tuple or not args:
         return message_add(out, percent_format(msg, args))
-    found = find_compiled(msg)
-    if found is None or (<CompiledMessage>found).count != len(<tuple>args):
+    compiled = find_compiled(msg, len(<tuple>args))
+    if compiled is None:
         return message_add(out, PyUnicode_Format(msg, args))
-    return add_compiled(out, found, args)
+    return add_compiled(out, compiled, args)
+
+
+cdef object percent_format_both(Message *out, object msg, object args):
+    """Return what percent_format() returns, and add it as percent_format_into() does.
+
+    Only if is_side_effect_free(): a text that is not ASCII is formatted twice.
+    """
+    cdef int first = out.count
+    cdef size_t size = out.size
+    cdef bint ascii = out.ascii
+    compiled = find_compiled(msg, len(<tuple>args)) if args else None
+    if compiled is None:
+        text = percent_format(msg, args)
+        message_add(out, text)
+        return text
+    out.ascii = True
+    add_compiled(out, compiled, args)
+    if not out.ascii:
+        return PyUnicode_Format(msg, args)
+    out.ascii = ascii
+    return message_join_from(out, first, out.size - size)
 
 
 cdef int add_compiled(Message *out, CompiledMessage compiled, tuple args) except -1:
@@ -187,7 +205,7 @@ cdef int add_compiled(Message *out, CompiledMessage compiled, tuple args) except
 
 
 cdef inline int add_value(Message *out, CompiledMessage compiled, int i, object value) except -1:
-    """Add what a conversion makes of a value."""
+    """Add the text that conversion number i makes of a value."""
     cdef char kind = compiled.kinds[i]
     if kind == c's' and type(value) is str:
         return message_add(out, value)

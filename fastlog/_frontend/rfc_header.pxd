@@ -1,7 +1,7 @@
 """The headers of RFC 3164 and RFC 5424, as other extension modules see them; see _frontend/rfc_header.pyx."""
 from libc.stdint cimport int64_t
 
-from fastlog._frontend.emit cimport Encoder
+from fastlog._frontend.encoder cimport Encoder
 
 cdef object text_of(object value)
 

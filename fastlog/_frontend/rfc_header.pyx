@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
 from fastlog._core cimport Engine
-from fastlog._frontend.emit cimport Encoder
+from fastlog._frontend.encoder cimport Encoder
 from fastlog._engine.message cimport Message, message_set_prefix
 from fastlog._frontend.log_record cimport LogCall, created_of
 
