@@ -1,4 +1,4 @@
-"""The fast Logger, and how it takes the place of the standard library's."""
+"""The fast Logger, and functions that install it in place of the standard library's."""
 from __future__ import annotations
 
 import logging
@@ -7,17 +7,17 @@ from fastlog._frontend import logger as _logger
 
 
 class Logger(logging.Logger):
-    """A logging.Logger whose calls make no LogRecord where no one needs it.
+    """A logging.Logger whose calls make a LogRecord only if something needs it.
 
-    No LogRecord is made if the one handler that the call meets is fastlog's, with
-    a plain logging.Formatter that needs none, there are no filters, and the call
-    has neither `extra`, `exc_info` nor `stack_info`. In all other cases one is
-    made, natively, and handled as always. Subclasses and patches that replace
-    steps of a call get the standard library's code.
+    A call does without a LogRecord if it reaches only one handler, which is fastlog's and has a
+    plain logging.Formatter that needs none, if no filters are set, and if the call has neither
+    `extra`, `exc_info` nor `stack_info`. All other calls make one natively and handle it as usual.
+    If a subclass or a patch replaces a step of a call, the standard library's code runs.
 
-    name: str, the channel's name; level: number or name.
+    name: str, the name of the logger.
+    level: number or name.
 
-    Thread-safe like logging.Logger. See install() to have getLogger() make these.
+    Thread-safe like logging.Logger. install() makes getLogger() return instances of this class.
     """
 
     __setattr__ = _logger.logger_set_attribute
@@ -28,7 +28,7 @@ _logger.install_native_methods(Logger)
 
 
 class RootLogger(Logger, logging.RootLogger):
-    """The root of the hierarchy, likewise."""
+    """A fast logger for the root of the hierarchy."""
 
 
 _UPGRADES: dict[type[logging.Logger], type[logging.Logger]] = {
@@ -38,12 +38,12 @@ _UPGRADES: dict[type[logging.Logger], type[logging.Logger]] = {
 
 
 def install() -> None:
-    """Make fastlog.Logger the class of all loggers, those that exist included.
+    """Make fastlog.Logger the class of all loggers, including existing ones.
 
-    Loggers of other classes stay as they are. Idempotent, thread-safe.
+    Existing loggers of a class other than logging.Logger do not change. Idempotent, thread-safe.
 
     Raises RuntimeError, and changes nothing, if another class was set with
-    logging.setLoggerClass(): let that inherit from fastlog.Logger instead.
+    logging.setLoggerClass(). Let that class inherit from fastlog.Logger instead.
     """
     current = logging.getLoggerClass()
     if current is not logging.Logger and not issubclass(current, Logger):
@@ -56,10 +56,10 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undo install(): all loggers are the standard library's again."""
+    """Undo install(), so that all loggers are the standard library's again."""
     if logging.getLoggerClass() is Logger:
         logging.setLoggerClass(logging.Logger)
-    _change_classes({ours: stock for stock, ours in _UPGRADES.items()})
+    _change_classes({fast: stdlib for stdlib, fast in _UPGRADES.items()})
 
 
 def _change_classes(changes: dict[type[logging.Logger], type[logging.Logger]]) -> None:

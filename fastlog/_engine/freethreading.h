@@ -1,10 +1,11 @@
-/* What is different where there is no GIL (PEP 703, free-threaded CPython).
+/* Functions that differ on a CPython without a GIL (PEP 703).
  *
- * There, a reference that was borrowed from a dict or list that other threads
- * change may be gone at once: so these return references of the caller's own.
+ * Without a GIL, another thread can drop an object at any moment. A reference borrowed from a dict
+ * or a list that other threads modify is therefore not safe, so these functions return new
+ * references.
  */
-#ifndef FASTLOG_SHARED_H
-#define FASTLOG_SHARED_H
+#ifndef FASTLOG_FREETHREADING_H
+#define FASTLOG_FREETHREADING_H
 
 #include <Python.h>
 
@@ -14,7 +15,7 @@
 #define FASTLOG_FREE_THREADED 0
 #endif
 
-/* The value of a key, else `otherwise`; NULL with an exception set. */
+/* Return the value of a key, or `otherwise` if the dict lacks it. NULL with an exception set. */
 static inline PyObject *dict_find(PyObject *dict, PyObject *key, PyObject *otherwise)
 {
     PyObject *value;
@@ -25,15 +26,15 @@ static inline PyObject *dict_find(PyObject *dict, PyObject *key, PyObject *other
         return value;
 #else
     value = PyDict_GetItemWithError(dict, key);
-    if (value == NULL && PyErr_Occurred())
-        return NULL;
     if (value != NULL)
         return Py_NewRef(value);
+    if (PyErr_Occurred())
+        return NULL;
 #endif
     return Py_NewRef(otherwise);
 }
 
-/* The first item of a list, None if it has none. */
+/* Return the first item of a list, or None if the list is empty. */
 static inline PyObject *list_first(PyObject *list)
 {
     PyObject *item = NULL;
@@ -48,7 +49,8 @@ static inline PyObject *list_first(PyObject *list)
     return item != NULL ? item : Py_NewRef(Py_None);
 }
 
-/* A pointer that another thread may replace, with all that it had stored before that. */
+/* Load or store a pointer that other threads replace. A thread that loads the pointer also sees
+ * everything that was written before the store. */
 #define pointer_load(place) __atomic_load_n(place, __ATOMIC_ACQUIRE)
 #define pointer_store(place, pointer) __atomic_store_n(place, pointer, __ATOMIC_RELEASE)
 

@@ -1,6 +1,5 @@
 from collections.abc import Mapping
-
-from typing_extensions import disjoint_base
+from typing import final
 
 from fastlog._frontend.encoder import Encoder
 
@@ -11,8 +10,9 @@ def id_digits(name: bytes, value: object) -> object: ...
 def value_bytes(value: object) -> bytes: ...
 def field(name: bytes, value: bytes) -> bytes: ...
 
+@final
 class Syslog(Encoder): ...
 
-@disjoint_base
+@final
 class Journal(Encoder):
     def __init__(self, fields: Mapping[str, object]) -> None: ...

@@ -1,9 +1,9 @@
 # cython: language_level=3, binding=True, freethreading_compatible=True
-"""Records as entries of the journal: systemd, docs/JOURNAL_NATIVE_PROTOCOL.md.
+"""Records as journal entries: systemd, docs/JOURNAL_NATIVE_PROTOCOL.md.
 
-An entry is a series of fields, NAME=value and a line feed; where the value has a line feed, NAME,
-a line feed, the value's length in 8 bytes, little-endian, the value, a line feed. MESSAGE comes
-first, what the program gave by `extra` last.
+An entry is a series of fields. A field is NAME=value and a line feed. If the value contains a line
+feed, the field is NAME, a line feed, the length of the value as 8 bytes in little-endian order, the
+value, and a line feed. MESSAGE is the first field. The fields from `extra` are the last ones.
 """
 import logging
 import re
@@ -12,25 +12,25 @@ import struct
 cimport cython
 from libc.string cimport memchr, strlen
 
-from fastlog._core cimport Engine
-from fastlog._frontend.encoder cimport Encoder
 from fastlog._backend.framing cimport TRUNCATION_MARK, TRUNCATION_MARK_SIZE, frame_utf8_floor
+from fastlog._core cimport Engine
+from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes,
+                                      message_add_number, message_add_object, message_has,
+                                      message_set_piece, message_set_prefix, message_truncate)
+from fastlog._frontend.encoder cimport Encoder
+from fastlog._frontend.log_record cimport CallSite, LogCall, created_of, find_caller, thread_name
 from fastlog._frontend.rfc_header cimport Header, text_of
-from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes, message_add_number,
-                               message_add_object, message_set_prefix, message_set_piece, message_has,
-                               message_truncate)
-from fastlog._frontend.log_record cimport LogCall, CallSite, created_of, find_caller, thread_name
 
 cdef enum:
     NAME_MAX = 64                     # systemd, journal_field_valid() in journal-file.c
-    NAMES_MAX = 1000                  # programs may make names up as they go
-    # Fields besides our own; journald ignores an entry of more than 1,024: systemd,
+    NAMES_MAX = 1000                  # cached names, because a program can generate any number
+    # Fields of the program. journald ignores an entry with more than 1,024 fields: systemd,
     # journald-native.c.
     OTHERS_MAX = 1000
-    LENGTH_OVERHEAD = 10                  # of a value: its length, and line feeds
-    OTHERS_SHARE = 4                  # of the longest entry this part is left to fields of our own
+    LENGTH_OVERHEAD = 10              # bytes that a field with a length adds to name and value
+    OTHERS_SHARE = 4                  # MESSAGE leaves 1 / OTHERS_SHARE of an entry to other fields
 
-# The fields that each entry has, so none of the program's is called so.
+# The fields that fastlog adds to each entry. The program's fields must have other names.
 OWN_FIELDS = frozenset({
     "MESSAGE", "PRIORITY", "SYSLOG_FACILITY", "SYSLOG_IDENTIFIER", "SYSLOG_TIMESTAMP", "LOGGER",
     "CODE_FILE", "CODE_LINE", "CODE_FUNC", "THREAD_NAME", "EXCEPTION_TEXT"})
@@ -38,17 +38,17 @@ OWN_FIELDS = frozenset({
 cdef frozenset ID_FIELDS = frozenset({b"MESSAGE_ID", b"INVOCATION_ID", b"USER_INVOCATION_ID"})
 cdef object NOT_ALLOWED = re.compile("[^A-Z0-9_]")
 
-# What a LogRecord has by itself; all else is from `extra`.
+# The attributes that every LogRecord has. All others come from `extra`.
 cdef frozenset own_attributes = frozenset(vars(logging.makeLogRecord({}))) | {
     "message", "asctime", "taskName"}
-cdef dict names = {}                  # of attributes, as fields
+cdef dict field_names = {}            # {attribute: field name}
 
 
 def field_name(attribute):
-    """An attribute's name as a field's: of A-Z, 0-9 and _, at most 64, beginning with a letter.
+    """Return the field name for an attribute: at most 64 of A-Z, 0-9 and _, a letter first.
 
-    In capitals, with _ for what is not allowed. With X_ in front where it would begin with a digit
-    or _ (which journald keeps to itself), or would be one of OWN_FIELDS.
+    The name is in capitals, with _ for each character that is not allowed. It gets X_ in front if
+    it would begin with a digit or _ (which journald reserves), or if it is one of OWN_FIELDS.
     """
     name = NOT_ALLOWED.sub("_", str.upper(text_of(attribute)))
     if not "A" <= name[:1] <= "Z" or name in OWN_FIELDS:
@@ -59,12 +59,12 @@ def field_name(attribute):
 cdef bytes name_of(object attribute):
     if type(attribute) is not str or len(attribute) > NAME_MAX:
         return field_name(attribute).encode()
-    known = names.get(attribute)
-    if known is None:
-        if len(names) >= NAMES_MAX:
-            names.clear()
-        known = names[attribute] = field_name(attribute).encode()
-    return known
+    name = field_names.get(attribute)
+    if name is None:
+        if len(field_names) >= NAMES_MAX:
+            field_names.clear()
+        name = field_names[attribute] = field_name(attribute).encode()
+    return name
 
 
 def id_digits(bytes name, value):
@@ -80,19 +80,19 @@ def id_digits(bytes name, value):
 
 
 def value_bytes(value):
-    """Bytes as they are, all else as its str()."""
+    """Return bytes unchanged, and anything else as its str()."""
     if type(value) is bytes:
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
         try:
-            return bytes(memoryview(value))   # a subclass may have a __bytes__
-        except ValueError:                    # released
+            return bytes(memoryview(value))   # bytes() would call a __bytes__ of a subclass
+        except ValueError:                    # a released memoryview
             pass
     return str.encode(text_of(value), "utf-8", "backslashreplace")
 
 
 def field(bytes name, bytes value):
-    """One field, serialized."""
+    """Return one serialized field."""
     if b"\n" in value:
         return b"%b\n%b%b\n" % (name, struct.pack("<Q", len(value)), value)
     return b"%b=%b\n" % (name, value)
@@ -100,13 +100,14 @@ def field(bytes name, bytes value):
 
 cdef bint add_field(Message *message, const char *name, object value,
                     Py_ssize_t longest) except -1:
-    """Add a field of our own; its name with a = at the end. Nothing, if there is no value.
+    """Add a field, unless it has no value. name: with a = at the end.
 
-    What would make the message longer than `longest` is cut or left out. Returns whether it was.
+    Truncate the value, or omit the field, to keep the message within `longest` bytes. Return
+    whether that was necessary.
     """
     cdef int first = message.count
     cdef Py_ssize_t space = (longest - <Py_ssize_t>message.size - <Py_ssize_t>strlen(name)
-                            - LENGTH_OVERHEAD)
+                             - LENGTH_OVERHEAD)
     cdef Piece *piece = &message.pieces[first + 1]
     cdef bint truncated
     if value is None or type(value) is str and not value:
@@ -131,9 +132,12 @@ cdef bint add_field(Message *message, const char *name, object value,
     return truncated
 
 
-cdef object exception_text(dict own):
-    """The traceback; made here where the formatter left none (or a line feed: loguru)."""
-    text, info = own.get("exc_text"), own.get("exc_info")
+cdef object exception_text(dict attributes):
+    """Return the traceback that the formatter stored, or format it.
+
+    Some libraries store only a line feed (loguru).
+    """
+    text, info = attributes.get("exc_text"), attributes.get("exc_info")
     if isinstance(text, str) and not text.isspace() and text:
         return text
     if type(info) is not tuple or len(info) != 3 or info[0] is None:
@@ -144,8 +148,14 @@ cdef object exception_text(dict own):
         return text
 
 
+cdef dict dict_of(object record):
+    attributes = record.__dict__
+    return attributes if type(attributes) is dict else dict(attributes)
+
+
+@cython.final
 cdef class Syslog(Encoder):
-    """What stands around the text on the syslog socket, where there is no journal."""
+    """Encodes records for the syslog socket, the fallback on a machine without journald."""
 
     cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
@@ -153,10 +163,11 @@ cdef class Syslog(Encoder):
         return engine.put(priority, message, append_nul, urgent)
 
 
+@cython.final
 cdef class Journal(Encoder):
-    """What makes one handler's entries. Thread-safe.
+    """Encodes the records of one handler as journal entries. Thread-safe.
 
-    fields: {name: value} of every entry, checked by _validation.py.
+    fields: {name: value}, checked by _validation.py and added to every entry.
     """
 
     def __init__(self, fields):
@@ -170,43 +181,55 @@ cdef class Journal(Encoder):
     cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         cdef size_t longest = engine.max_entry_size()
-        cdef Py_ssize_t rest              # what the fields of our own end before
+        cdef Py_ssize_t space             # where the program's fields begin at the latest
         cdef bytes others = self.constant
         cdef bint truncated = False
-        cdef dict own
-        cdef list found
-        cdef CallSite call_site
+        cdef dict attributes = None
+        cdef list extra
         if call == NULL:
-            attributes = record.__dict__
-            own = attributes if type(attributes) is dict else dict(attributes)
-            found = [item for item in own.items() if item[0] not in own_attributes]
-            if found:
-                others = self.extra_fields(found, longest // 2, &truncated)
+            attributes = dict_of(record)
+            extra = [item for item in attributes.items() if item[0] not in own_attributes]
+            if extra:
+                others = self.extra_fields(extra, longest // 2, &truncated)
         if self.add_text(message, prefix, longest - longest // OTHERS_SHARE - min(
                 <size_t>len(others), longest // 2)):
             truncated = True
-        self.add_origin(message, ident, priority,
-                        own.get("created") if call == NULL else created_of(call.time))
-        rest = <Py_ssize_t>longest - len(others)
-        if call == NULL:
-            truncated |= add_field(message, "LOGGER=", own.get("name"), rest)
-            truncated |= add_field(message, "CODE_FILE=", own.get("pathname"), rest)
-            truncated |= add_field(message, "CODE_LINE=", own.get("lineno"), rest)
-            truncated |= add_field(message, "CODE_FUNC=", own.get("funcName"), rest)
-            truncated |= add_field(message, "THREAD_NAME=", own.get("threadName"), rest)
-            truncated |= add_field(message, "EXCEPTION_TEXT=", exception_text(own), rest)
-        else:
-            call_site = find_caller(call.stacklevel)
-            truncated |= add_field(message, "LOGGER=", <object>call.name, rest)
-            truncated |= add_field(message, "CODE_FILE=", call_site.pathname, rest)
-            truncated |= add_field(message, "CODE_LINE=", call_site.lineno, rest)
-            truncated |= add_field(message, "CODE_FUNC=", call_site.function, rest)
-            truncated |= add_field(message, "THREAD_NAME=", thread_name(), rest)
+        self.add_origin(message, ident, priority, attributes.get("created") if call == NULL
+                        else created_of(call.time))
+        space = <Py_ssize_t>longest - len(others)
+        if (self.add_record(message, attributes, space) if call == NULL
+                else self.add_call(message, call, space)):
+            truncated = True
         message_add_object(message, others)
         return engine.put_entry(priority, message, urgent, truncated)
 
+    cdef bint add_record(self, Message *message, dict attributes, Py_ssize_t longest) except -1:
+        """Add the fields that come from a LogRecord. Return whether one was truncated."""
+        cdef bint truncated = False
+        truncated |= add_field(message, "LOGGER=", attributes.get("name"), longest)
+        truncated |= add_field(message, "CODE_FILE=", attributes.get("pathname"), longest)
+        truncated |= add_field(message, "CODE_LINE=", attributes.get("lineno"), longest)
+        truncated |= add_field(message, "CODE_FUNC=", attributes.get("funcName"), longest)
+        truncated |= add_field(message, "THREAD_NAME=", attributes.get("threadName"), longest)
+        truncated |= add_field(message, "EXCEPTION_TEXT=", exception_text(attributes), longest)
+        return truncated
+
+    cdef bint add_call(self, Message *message, LogCall *call, Py_ssize_t longest) except -1:
+        """Add the same fields for a call. Return whether one was truncated."""
+        cdef CallSite call_site = find_caller(call.stacklevel)
+        cdef bint truncated = False
+        truncated |= add_field(message, "LOGGER=", <object>call.name, longest)
+        truncated |= add_field(message, "CODE_FILE=", call_site.pathname, longest)
+        truncated |= add_field(message, "CODE_LINE=", call_site.lineno, longest)
+        truncated |= add_field(message, "CODE_FUNC=", call_site.function, longest)
+        truncated |= add_field(message, "THREAD_NAME=", thread_name(), longest)
+        return truncated
+
     cdef bint add_text(self, Message *message, int prefix, size_t longest) except -1:
-        """Make the text the field MESSAGE, of at most so many bytes; whether it was truncated."""
+        """Turn the text into the field MESSAGE, truncated to `longest` bytes.
+
+        Return whether it was truncated.
+        """
         cdef bint truncated = message.size > longest
         if truncated:
             message_truncate(message, longest)
@@ -219,6 +242,7 @@ cdef class Journal(Encoder):
 
     cdef int add_origin(self, Message *message, object ident, unsigned int priority,
                         object created) except -1:
+        """Add the fields that tell where and when the record was made, except for its code."""
         cdef bytes identifier
         with cython.critical_section(self):
             if ident is not self.ident:
@@ -230,26 +254,29 @@ cdef class Journal(Encoder):
                     f"SYSLOG_TIMESTAMP={self.clock.timestamp(created)}\n")
         return 0
 
-    cdef bytes extra_fields(self, list found, size_t space, bint *cut):
-        """The handler's fields and the record's, whose values have `space` bytes together."""
+    cdef bytes extra_fields(self, list extra, size_t space, bint *truncated):
+        """Return the fields of the handler and of the record, serialized.
+
+        extra: (attribute, value) of the record. space: bytes of all these values.
+        """
         cdef list parts = []
-        cdef set taken = set()
+        cdef set names = set()
         cdef bytes data
-        if len(found) > OTHERS_MAX - len(self.constants):
-            del found[OTHERS_MAX - len(self.constants):]
-            cut[0] = True
-        for attribute, value in found:
+        if len(extra) > OTHERS_MAX - len(self.constants):
+            del extra[OTHERS_MAX - len(self.constants):]
+            truncated[0] = True
+        for attribute, value in extra:
             name = name_of(attribute)
             data = value_bytes(id_digits(name, value))
             if <size_t>len(data) > space:
                 data = data[:frame_utf8_floor(data, space)] + TRUNCATION_MARK
                 space = 0
-                cut[0] = True
+                truncated[0] = True
             else:
                 space -= len(data)
-            taken.add(name)
+            names.add(name)
             parts.append(field(name, data))
-        if taken.isdisjoint(self.constants):
+        if names.isdisjoint(self.constants):
             return self.constant + b"".join(parts)
-        return b"".join([each for name, each in self.constants.items() if name not in taken]
+        return b"".join([part for name, part in self.constants.items() if name not in names]
                         + parts)

@@ -1,4 +1,5 @@
-"""The headers of RFC 3164 and RFC 5424, as other extension modules see them; see _frontend/rfc_header.pyx."""
+"""The headers of RFC 3164 and RFC 5424, see _frontend/rfc_header.pyx."""
+cimport cython
 from libc.stdint cimport int64_t
 
 from fastlog._frontend.encoder cimport Encoder
@@ -6,14 +7,15 @@ from fastlog._frontend.encoder cimport Encoder
 cdef object text_of(object value)
 
 
+@cython.final
 cdef class Header(Encoder):
     cdef bint is_5424
-    cdef str constant                 # what stands between the time and the process id
-    cdef object procid                # str; None: this process's
-    cdef str msgid, data              # RFC 5424: where a record brings none
-    cdef int process                  # that process_text is of
+    cdef str constant                 # the text between the time and the process id
+    cdef object procid                # a str, or None for the id of the current process
+    cdef str msgid, data              # RFC 5424: for records without their own
+    cdef int process                  # the process id that process_text shows
     cdef str process_text
-    cdef int64_t second               # since 1970, that the next two were made for
+    cdef int64_t second               # since 1970, the one of the next two
     cdef str second_text, zone
 
     cdef str render(self, object created, object record)

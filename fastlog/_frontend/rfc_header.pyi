@@ -1,13 +1,12 @@
 from collections.abc import Mapping
-
-from typing_extensions import disjoint_base
+from typing import final
 
 from fastlog._frontend.encoder import Encoder
 
 def sanitize(text: object, longest: int) -> str: ...
 def structured_data(elements: Mapping[str, Mapping[str, object]]) -> str: ...
 
-@disjoint_base
+@final
 class Header(Encoder):
     def __init__(
         self,

@@ -1,9 +1,9 @@
 # cython: language_level=3, binding=True, freethreading_compatible=True
-"""What stands between <PRI> and the message: RFC 3164 section 4.1, RFC 5424 section 6.2 and 6.3.
+"""The headers between <PRI> and the message: RFC 3164 section 4.1, RFC 5424 sections 6.2 and 6.3.
 
-A Header keeps what is the same for all records of a handler and the text of the second, and
-takes the rest from the record: its time, and in RFC 5424 the attributes `msgid` and
-`structured_data`, which a program gives by `extra`.
+A Header stores the parts that all records of a handler share, and caches the text of the current
+second. The rest comes from the record: its time, and in RFC 5424 the attributes `msgid` and
+`structured_data`, which a program passes by `extra`.
 """
 import re
 import time
@@ -14,8 +14,8 @@ from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
 from fastlog._core cimport Engine
-from fastlog._frontend.encoder cimport Encoder
 from fastlog._engine.message cimport Message, message_set_prefix
+from fastlog._frontend.encoder cimport Encoder
 from fastlog._frontend.log_record cimport LogCall, created_of
 
 cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -23,18 +23,19 @@ cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
 
 cdef str NIL = "-"                    # RFC 5424 section 6: NILVALUE
 cdef object NOT_PRINTABLE = re.compile("[^!-~]")          # PRINTUSASCII
-cdef object NOT_NAME = re.compile('[^!#-<>-\\\\^-~]')     # nor = ] ": SD-NAME
+cdef object NOT_NAME = re.compile('[^!#-<>-\\\\^-~]')     # and not = ] ": SD-NAME
 cdef object ESCAPED = re.compile(r'(["\\\]])')            # in a PARAM-VALUE: section 6.3.3
 
 cdef enum:
     NAME_MAX = 32                     # SD-NAME
     MSGID_MAX = 32
 
-cdef double YEAR_10000 = 253_402_214_400          # seconds since 1970, less a day for the time zone
+# Seconds from 1970 to the year 10000, less a day for the time zone.
+cdef double YEAR_10000 = 253_402_214_400
 
 
 cdef object text_of(object value):
-    """str(value), or what stands for it if there is none."""
+    """Return str(value), or a replacement if that raises."""
     try:
         return value if type(value) is str else str(value)
     except Exception:
@@ -42,7 +43,10 @@ cdef object text_of(object value):
 
 
 def sanitize(text, int longest):
-    """`text` as a header's field: "_" for what is not printable ASCII, cut, "-" for nothing."""
+    """Return `text` as a header field of at most `longest` characters.
+
+    "_" replaces each character that is not printable ASCII, and "-" an empty text.
+    """
     return NOT_PRINTABLE.sub("_", text_of(text))[:longest] or NIL
 
 
@@ -51,16 +55,16 @@ cdef str valid_name(object name):
 
 
 cdef list items_of(object mapping):
-    """Copied: another thread, or a str(), may change a dict meanwhile."""
+    """Return a copy of the items, because another thread or a __str__ may change the mapping."""
     return list(mapping.items()) if isinstance(mapping, Mapping) else []
 
 
 def structured_data(elements):
-    """{id: {name: value}} as RFC 5424 writes it; "-" if it is empty.
+    """Return {id: {name: value}} in the form of RFC 5424, or "-" if it is empty.
 
-    In ids and names "_" stands for what may not be there, and they are cut at 32
-    characters; of ids that come out alike the parameters are put together, as an id must not
-    come twice (section 6.3.2). Values can be anything. What is no mapping is left out.
+    In ids and names, "_" replaces invalid characters, and only the first 32 characters are used.
+    An id must not occur twice (section 6.3.2), so parameters whose ids become equal are merged.
+    Values can be any objects. Anything that should be a mapping but is not is left out.
     """
     cdef dict written = {}
     for element, parameters in items_of(elements):
@@ -74,7 +78,7 @@ def structured_data(elements):
 
 
 cdef double seconds_of(object created) except? -1:
-    """A record's time; where that is none that can be written, now."""
+    """Return a record's time, or the current time if no header can represent it."""
     cdef double when = -1
     if isinstance(created, (float, int)):
         try:
@@ -84,12 +88,13 @@ cdef double seconds_of(object created) except? -1:
     return when if 0 <= when < YEAR_10000 else time.time()
 
 
+@cython.final
 cdef class Header(Encoder):
-    """The header of one handler's records. Thread-safe.
+    """Encodes the header of one handler's records. Thread-safe.
 
-    protocol: "rfc3164" or "rfc5424". hostname, app_name, msgid: valid already.
-    procid: str, None for the id of the process that logs. data: structured data for records
-    that bring none, as structured_data() makes it.
+    protocol: "rfc3164" or "rfc5424". hostname, app_name, msgid: valid header fields.
+    procid: a str, or None for the id of the process that logs.
+    data: the result of structured_data(), for records that have none of their own.
     """
 
     def __init__(self, str protocol, str hostname, str app_name, procid, str msgid, str data):
@@ -108,22 +113,22 @@ cdef class Header(Encoder):
         return engine.put(priority, message, append_nul, urgent)
 
     cdef str render(self, object created, object record):
-        """The text for a record of this time (seconds since 1970), with a space at its end."""
+        """Return the header, with a space at its end. created: seconds since 1970."""
         cdef str when = self.timestamp(created)
         cdef str process = self.procid if self.procid is not None else self.this_process()
         if not self.is_5424:
             return f"{when}{self.constant}[{process}]: "
         msgid, data = self.msgid, self.data
         if record is not None:
-            own = record.__dict__
-            if own.get("msgid") is not None:
-                msgid = sanitize(own["msgid"], MSGID_MAX)
-            if own.get("structured_data") is not None:
-                data = structured_data(own["structured_data"])
+            attributes = record.__dict__
+            if attributes.get("msgid") is not None:
+                msgid = sanitize(attributes["msgid"], MSGID_MAX)
+            if attributes.get("structured_data") is not None:
+                data = structured_data(attributes["structured_data"])
         return f"1 {when}{self.constant} {process} {msgid} {data} "
 
     cdef str timestamp(self, object created):
-        """As the protocol writes it; in RFC 5424 (section 6.2.3) to the microsecond."""
+        """Return the time as the protocol writes it, to the microsecond in RFC 5424 (6.2.3)."""
         cdef double when = seconds_of(created)
         cdef int64_t second = <int64_t>when
         cdef int64_t micro = <int64_t>((when - <double>second) * 1e6 + 0.5)
@@ -144,20 +149,21 @@ cdef class Header(Encoder):
             return self.process_text
 
     cdef int set_second(self, int64_t second) except -1:
-        """The local time of the process, with its offset in RFC 5424."""
+        """Cache the local time of a second, with its offset in RFC 5424."""
         zone = ""
-        now = time.localtime(second)
-        tm_sec = min(now.tm_sec, 59)      # the zones in zoneinfo/right have leap seconds, RFCs none
+        local = time.localtime(second)
+        # The time zones in zoneinfo/right have leap seconds, which both RFCs forbid.
+        tm_sec = min(local.tm_sec, 59)
         if self.is_5424:
-            offset = now.tm_gmtoff // 60
+            offset = local.tm_gmtoff // 60
             sign = "-" if offset < 0 else "+"
             zone = f"{sign}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
-            text = (f"{now.tm_year:04d}-{now.tm_mon:02d}-{now.tm_mday:02d}"
-                    f"T{now.tm_hour:02d}:{now.tm_min:02d}:{tm_sec:02d}")
+            text = (f"{local.tm_year:04d}-{local.tm_mon:02d}-{local.tm_mday:02d}"
+                    f"T{local.tm_hour:02d}:{local.tm_min:02d}:{tm_sec:02d}")
         else:
-            # Not strftime: the month is in English whatever the locale.
-            text = (f"{MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
-                    f"{now.tm_hour:02d}:{now.tm_min:02d}:{tm_sec:02d}")
-        # In one go, as another thread may have come between what was done before.
+            # Not strftime(), because the month is in English whatever the locale.
+            text = (f"{MONTHS[local.tm_mon - 1]} {local.tm_mday:2d} "
+                    f"{local.tm_hour:02d}:{local.tm_min:02d}:{tm_sec:02d}")
+        # Last and together, because other threads may have run during the code above.
         self.second, self.second_text, self.zone = second, text, zone
         return 0
