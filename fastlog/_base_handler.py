@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import NoReturn
 
-    from fastlog._frontend.encoder import Encoder
+    from fastlog._frontend.log_record import Encoder
     from fastlog._spool.file import Spool
     from fastlog._spool.orphans import OrphanedSpools
     from fastlog._stats import Stats

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
-    from fastlog._frontend.encoder import Encoder
+    from fastlog._frontend.log_record import Encoder
 
 #: The longest value of each field, in characters: RFC 5424 section 6. The 32 of RFC 3164 (section
 #: 4.1.3) are for the tag. That RFC does not limit its other fields.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    from fastlog._frontend.encoder import Encoder
+    from fastlog._frontend.log_record import Encoder
 
 _CONNECT_UNIXSOCKET = vars(logging.handlers.SysLogHandler)["_connect_unixsocket"]
 

@@ -4,9 +4,8 @@ cimport cython
 from fastlog._backend.atomics cimport atomic_u64, load_acquire
 from fastlog._core cimport Engine
 from fastlog._frontend.dict_guard cimport DictGuard, type_version
-from fastlog._frontend.encoder cimport Encoder
 from fastlog._frontend.formatter cimport CompiledFormatter
-from fastlog._frontend.log_record cimport LogCall
+from fastlog._frontend.log_record cimport Encoder, LogCall
 
 cdef enum:                            # Snapshot.state, see take_snapshot()
     MADE

@@ -22,12 +22,11 @@ from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
 from fastlog._engine.message cimport (Message, message_add, message_begin, message_end,
                                       message_reserve_prefix, message_set_prefix)
 from fastlog._frontend.dict_guard cimport DictGuard, ensure_type_version, guard_is_valid
-from fastlog._frontend.encoder cimport Encoder
 from fastlog._frontend.error_trace cimport show_caller
 from fastlog._frontend.formatter cimport (CompiledFormatter, compile_formatter,
                                           formatter_is_current)
-from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, LogCall, RecordFields,
-                                           fields_decref, fields_load, make_record,
+from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, Encoder, LogCall,
+                                           RecordFields, fields_decref, fields_load, make_record,
                                            record_class_is_unmodified)
 
 cdef object Handler = logging.Handler

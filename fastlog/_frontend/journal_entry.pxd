@@ -2,8 +2,7 @@
 cimport cython
 
 from fastlog._engine.message cimport Message
-from fastlog._frontend.encoder cimport Encoder
-from fastlog._frontend.log_record cimport LogCall
+from fastlog._frontend.log_record cimport Encoder, LogCall
 from fastlog._frontend.rfc_header cimport Header
 
 

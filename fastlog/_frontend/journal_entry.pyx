@@ -17,8 +17,8 @@ from fastlog._core cimport Engine
 from fastlog._engine.message cimport (Message, Piece, message_add, message_add_bytes,
                                       message_add_number, message_add_object, message_has,
                                       message_set_piece, message_set_prefix, message_truncate)
-from fastlog._frontend.encoder cimport Encoder
-from fastlog._frontend.log_record cimport CallSite, LogCall, created_of, find_caller, thread_name
+from fastlog._frontend.log_record cimport (CallSite, Encoder, LogCall, created_of,
+                                           find_caller, thread_name)
 from fastlog._frontend.rfc_header cimport Header, text_of
 
 cdef enum:

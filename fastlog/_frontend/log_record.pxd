@@ -4,6 +4,9 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t
 
+from fastlog._core cimport Engine
+from fastlog._engine.message cimport Message
+
 cdef extern from *:
     """
     /* From 3.13 on, LogRecord reads time.time_ns() instead of time.time(). */
@@ -58,6 +61,15 @@ cdef struct LogCall:                  # a call that no LogRecord was made for
 cdef class CallSite:
     """The place in the source that a call comes from."""
     cdef object pathname, filename, module, lineno, function
+
+
+cdef class Encoder:
+    # Complete the message, which consists of an empty prefix piece and the text, and put it into
+    # the engine. Return the flags of Engine.put().
+    # prefix: index of the prefix piece. ident, append_nul: the handler's attributes, but an empty
+    # ident may be None. record: the LogRecord, or None if `call` is the call.
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1
 
 
 cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *indexes,

@@ -20,9 +20,11 @@ from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed, store_relaxed
+from fastlog._core cimport Engine
 from fastlog._engine.cpythonx cimport (PyEval_GetFrame, PyFrame_GetCode, PyFrame_GetLineNumber,
                                        PyFrameObject, PyList_GET_ITEM, PyTypeObject)
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
+from fastlog._engine.message cimport Message
 from fastlog._frontend.dict_guard cimport (DictGuard, ensure_type_version, guard_is_valid,
                                            type_version)
 
@@ -175,6 +177,18 @@ cdef object frame_back(object frame, long stacklevel):
         outer = outer.f_back
         stacklevel -= 1
     return frame if outer is None else outer
+
+
+cdef class Encoder:
+    """Base class of what a protocol puts around the text of a record or a call.
+
+    It is defined here and not in a module of its own, which would cost every program 0.2 ms at
+    import. Its subclasses' modules are imported when first used.
+    """
+
+    cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
+                 unsigned int priority, bint urgent, object record, LogCall *call) except -1:
+        raise NotImplementedError
 
 
 # --- the attributes of a LogRecord --------------------------------------------------------------

@@ -2,7 +2,8 @@
 cimport cython
 from libc.stdint cimport int64_t
 
-from fastlog._frontend.encoder cimport Encoder
+from fastlog._frontend.log_record cimport Encoder
+
 
 cdef object text_of(object value)
 

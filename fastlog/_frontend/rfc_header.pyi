@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import final
 
-from fastlog._frontend.encoder import Encoder
+from fastlog._frontend.log_record import Encoder
 
 def sanitize(text: object, longest: int) -> str: ...
 def structured_data(elements: Mapping[str, Mapping[str, object]]) -> str: ...

@@ -15,8 +15,7 @@ from posix.unistd cimport getpid
 
 from fastlog._core cimport Engine
 from fastlog._engine.message cimport Message, message_set_prefix
-from fastlog._frontend.encoder cimport Encoder
-from fastlog._frontend.log_record cimport LogCall, created_of
+from fastlog._frontend.log_record cimport Encoder, LogCall, created_of
 
 cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
