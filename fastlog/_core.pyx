@@ -11,7 +11,7 @@ from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from posix.unistd cimport close, getpid
+from posix.unistd cimport getpid
 
 from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, load_seq_cst,
                                        store_relaxed, store_release)
@@ -527,8 +527,7 @@ cdef class Engine:
             if empty:
                 spool.remove()                # from here on other threads may run
         finally:
-            close(fd)                         # this releases the file's lock
-            spool.release()
+            spool.close(fd)
         return 0
 
     cdef uint64_t count_pending(self, Writer *writer) noexcept:

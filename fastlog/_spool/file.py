@@ -1,11 +1,14 @@
 """The spool: a file that contains the ring, so that its records survive the process.
 
-    first page   the header, then from byte 512 the positions of the ring (_backend/ring.pxd)
+    first page   the header, from byte 512 the positions of the ring (_backend/ring.pxd), and
+                 from byte 1024 the owner, the process that uses the file (owner.py)
     the rest     the memory of the ring
 
 A process that uses a spool holds a lock on the file (fcntl(2), F_SETLK). The kernel releases the
 lock when the process ends, however it ends. A forked child does not inherit the lock. It gets its
 own spool beside the parent's, named PATH.PID after the parent's path and the child's process id.
+The lock is also released if other code of the process opens and closes the file. The file is
+therefore in use, too, as long as its owner lives. Files of earlier versions of fastlog name none.
 
 Nothing in this file is on the data path of a record.
 """
@@ -22,6 +25,8 @@ import struct
 import sys
 import threading
 
+from fastlog._spool import owner
+
 TYPE_CHECKING = False  # importing typing takes as long as importing all of fastlog
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +38,7 @@ VERSION = 1
 # Magic, version, page size, capacity and the size of the destination, which follows as JSON.
 _HEADER = struct.Struct("=8sIIQI")
 _HEADER_SIZE = 512
+_OWNER_OFFSET = 1024
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAPACITIES = [1 << n for n in range(_PAGE.bit_length() - 1, 31)]
 
@@ -95,6 +101,8 @@ class Spool:
         self._is_new = False
         self._descriptor = -1
         self._inode = (0, 0)
+        self._owner = owner.NOBODY        # this process, while the file names it
+        self._previous_owner = owner.NOBODY
 
     @classmethod
     def open_existing(cls, path: str, read_only: bool = False) -> Spool:
@@ -160,14 +168,39 @@ class Spool:
         """Undo open(). A file that existed before keeps its contents."""
         if self._is_new:
             self.remove()
-        os.close(descriptor)
+        self.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close the descriptor from open(), which releases the lock, and forget the file."""
+        # Other code of the process may have closed the descriptor and opened a file of its own.
+        with contextlib.suppress(OSError):
+            if _file_id(os.fstat(descriptor)) == self._inode:
+                self._clear_owner(descriptor)
+                os.close(descriptor)
         self.release()
 
     def release(self) -> None:
         """Forget the file. The engine has closed the descriptor, which released the lock."""
         # After the file was closed and removed, another file can get its inode.
-        if _locked_files.get(self._inode) == (os.getpid(), id(self)):
-            _locked_files.pop(self._inode, None)
+        if _locked_files.get(self._inode) != (os.getpid(), id(self)):
+            return
+        _locked_files.pop(self._inode, None)
+        if any(self._owner):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    self._clear_owner(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def _clear_owner(self, descriptor: int) -> None:
+        """If the file names this process, let it name the one before, which has ended.
+
+        A file in which no record has changed is then the same as before.
+        """
+        if any(self._owner) and _read_owner(descriptor) == self._owner:
+            os.pwrite(descriptor, self._previous_owner, _OWNER_OFFSET)
+        self._owner = owner.NOBODY
 
     def __del__(self) -> None:
         self.release()
@@ -196,12 +229,20 @@ class Spool:
                     if not self._prepare_file(path, descriptor, status):
                         os.close(descriptor)
                         continue
+                    self._write_owner(descriptor)
                 except BaseException:
                     os.close(descriptor)
                     raise
                 self._inode = _file_id(status)
                 _locked_files[self._inode] = os.getpid(), id(self)
                 return descriptor
+
+    def _write_owner(self, descriptor: int) -> None:
+        """Let the file name this process."""
+        if self.capacity and not self.read_only:
+            self._owner, previous = owner.current(), _read_owner(descriptor)
+            self._previous_owner = owner.NOBODY if previous == self._owner else previous
+            os.pwrite(descriptor, self._owner, _OWNER_OFFSET)
 
     def _open_file(self, path: str, create: bool) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -217,26 +258,22 @@ class Spool:
 
     @staticmethod
     def _check_and_lock(path: str, descriptor: int) -> os.stat_result | None:
-        """Check the owner and the mode of the file, and lock it.
+        """Check whose file it is and who can open it, and lock it.
 
         Return its status, or None if another file has replaced it in the meantime.
         """
         status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
-            _refuse(errno.EPERM, path, f"belongs to user {status.st_uid}, but this process runs as "
-                                       f"user {os.geteuid()}")
-        if status.st_mode & 0o077:
-            _refuse(errno.EPERM, path, "can be opened by other users (mode "
-                                       f"{stat.S_IMODE(status.st_mode):04o}, should be 0600)")
+        _check_access(path, status)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            holder = _find_lock_holder(descriptor)
-            _refuse(errno.EAGAIN, path, "is in use by "
-                    + (f"process {holder}" if holder else "another process")
-                    + "; each process needs its own path")
+            _refuse_in_use(path, _find_lock_holder(descriptor))
+        # The lock is this process's, but an owner whose lock was released still uses the file.
+        holder = owner.find(_read_owner(descriptor))
+        if holder:
+            _refuse_in_use(path, holder)
         with contextlib.suppress(FileNotFoundError):
             # Read the status again: the size cannot change any more once the file is locked.
             locked_status = os.lstat(path)
@@ -301,6 +338,31 @@ class Spool:
                 os.unlink(path)
             _refuse(error.errno or errno.EIO, path,
                     f"cannot be created with {self.size} bytes: {error.strerror}")
+
+
+def _check_access(path: str, status: os.stat_result) -> None:
+    """Refuse a file that others own, can open, or know by another path."""
+    if status.st_uid != os.geteuid():
+        _refuse(errno.EPERM, path, f"belongs to user {status.st_uid}, but this process runs as "
+                                   f"user {os.geteuid()}")
+    if status.st_mode & 0o077:
+        _refuse(errno.EPERM, path, "can be opened by other users (mode "
+                                   f"{stat.S_IMODE(status.st_mode):04o}, should be 0600)")
+    if status.st_nlink > 1:
+        _refuse(errno.EMLINK, path, f"has {status.st_nlink} hard links: remove the other paths of "
+                                    "the file, or copy it")
+
+
+def _refuse_in_use(path: str, holder: int) -> NoReturn:
+    """Refuse a file that a process uses. holder: its process id, or 0 if that is unknown."""
+    _refuse(errno.EAGAIN, path, "is in use by "
+            + (f"process {holder}" if holder else "another process")
+            + "; each process needs its own path")
+
+
+def _read_owner(descriptor: int) -> bytes:
+    """Return the owner that the file names, which is NOBODY in a file that is too short."""
+    return os.pread(descriptor, owner.SIZE, _OWNER_OFFSET).ljust(owner.SIZE, b"\0")
 
 
 def _unused_name(stem: str, number: int) -> str:

@@ -56,6 +56,22 @@ def test_spool_readable_by_others_is_refused(make_handler, directory, spool):
     assert_refused(make_handler, other, errno.EPERM, "mode 0644, should be 0600")
 
 
+@pytest.mark.parametrize("create", [
+    lambda path: path.touch(mode=0o600),
+    lambda path: os.link(path.with_name("left"), path),
+], ids=["empty", "spool"])
+def test_hard_link_is_refused(make_orphaned_spool, make_handler, recover, spool, create):
+    """A file that has another path, too, is refused and stays unchanged."""
+    make_orphaned_spool("a", path=spool.with_name("left"))
+    create(spool)
+    if spool.stat().st_nlink == 1:
+        os.link(spool, spool.with_name("other"))
+    original = spool.read_bytes()
+    assert_refused(make_handler, spool, errno.EMLINK, "has 2 hard links")
+    assert "has 2 hard links" in recover(spool).stderr
+    assert spool.read_bytes() == original
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_spool_of_another_user_is_refused(make_handler, make_orphaned_spool, recover, spool):
     """Even root cannot open or recover another user's spool."""
