@@ -1,15 +1,17 @@
 """Run the fastlog commands: python -m fastlog."""
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import fastlog
+from fastlog._spool.printable import printable
 from fastlog.cli import bench, demo, recover
 from fastlog.cli.doctor import command as doctor
+from fastlog.cli.terminal import ArgumentParser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="fastlog", description="Logging to syslog that never waits for the daemon.")
     parser.add_argument("--version", action="version", version=f"fastlog {fastlog.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -35,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:
+        # As the interpreter prints it, but the text may be from a daemon or contain a path.
+        traceback.print_tb(error.__traceback__)
+        print(printable(f"{type(error).__name__}: {error}"), file=sys.stderr)
+        return 1
     return status
 
 

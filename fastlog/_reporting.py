@@ -12,6 +12,7 @@ from fastlog._engine.reports import (
     connect_outcomes as connect_outcomes,
     poll_outage as poll_outage,
 )
+from fastlog._spool.printable import printable
 from fastlog._stats import losses_by_reason, read_stats as read_stats
 
 TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
@@ -23,7 +24,7 @@ def warn_stderr(text: str) -> None:
     """Write a line to stderr, unless logging.raiseExceptions is off or stderr is closed."""
     if logging.raiseExceptions and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"fastlog: {text}\n")
+            sys.stderr.write(f"fastlog: {printable(text)}\n")
 
 
 def describe_outage(address: object, ended: bool, lost: int, error: int) -> str:

@@ -26,6 +26,7 @@ import sys
 import threading
 
 from fastlog._spool import owner
+from fastlog._spool.printable import printable
 
 TYPE_CHECKING = False  # importing typing takes as long as importing all of fastlog
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def is_stream(destination: dict[str, object]) -> bool:
 
 
 def _refuse(number: int, path: str, reason: str) -> NoReturn:
-    raise OSError(number, f"the spool {path} {reason}")
+    raise OSError(number, f"the spool {printable(path)} {reason}")
 
 
 class Spool:
@@ -146,7 +147,8 @@ class Spool:
             except OSError as error:
                 # stderr may be None or closed.
                 with contextlib.suppress(AttributeError, OSError, ValueError):
-                    sys.stderr.write(f"fastlog: no spool for process {os.getpid()}: {error}\n")
+                    sys.stderr.write(f"fastlog: no spool for process {os.getpid()}: "
+                                     f"{printable(str(error))}\n")
                 return -1
             self.path = path
             return descriptor

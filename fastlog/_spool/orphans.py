@@ -11,6 +11,7 @@ import time
 
 from fastlog._engine.spool_reader import recovery_stats
 from fastlog._spool.file import Spool
+from fastlog._spool.printable import printable
 
 TYPE_CHECKING = False  # importing typing takes as long as importing all of fastlog
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ class OrphanedSpools:
 
 
 def explain(path: str, error: OSError) -> str:
-    """Return the reason why a file could not be used, with its path."""
-    reason = str(error.strerror)
-    return reason if path in reason else f"{path}: {reason}"
+    """Return the reason why a file could not be used, with its path. It is printable."""
+    reason, shown_path = printable(str(error.strerror)), printable(path)
+    return reason if shown_path in reason else f"{shown_path}: {reason}"
 
 
 def describe(engine: Engine) -> str:

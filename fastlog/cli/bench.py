@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import logging.handlers
 import os
@@ -23,8 +22,10 @@ import fastlog
 from fastlog._daemons.daemon import wait_until
 from fastlog._daemons.receiver import Receiver
 from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
+from fastlog._spool.printable import printable
 from fastlog.cli.arguments import positive
 from fastlog.cli.measure import percentile
+from fastlog.cli.terminal import as_json
 
 if TYPE_CHECKING:
     from typing import Any
@@ -151,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
                                   options.rate)
         complete = all([subject.check() for subject in subjects])  # a list: check every subject
         facts = _summarize(subjects, options)
-    print(json.dumps(facts, indent=1) if options.json else _table(facts))
+    print(as_json(facts) if options.json else _table(facts))
     return 0 if complete else 1
 
 
@@ -275,4 +276,4 @@ def _table(facts: dict[str, Any]) -> str:
             + ("in order" if row["in order"] else "OUT OF ORDER"))
         lines.append(f"{name:{width}}" + "".join(f"{row[key]:9.2f}" for key in columns) + arrived)
     properties = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
-    return "\n".join([*lines, "", f"{properties}."])
+    return "\n".join([*lines, "", f"{printable(properties)}."])

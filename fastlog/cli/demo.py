@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import fastlog
 from fastlog._daemons.receiver import Receiver
 from fastlog._daemons.rsyslogd import LineCount, Rsyslogd, find_rsyslogd
+from fastlog._spool.printable import printable
 from fastlog.cli.arguments import positive
 from fastlog.cli.measure import percentile, time_paced
 
@@ -54,7 +55,7 @@ def _start(directory: str) -> Rsyslogd | Receiver:
     if program is None:
         print("rsyslogd is not installed. A small receiver takes its place.")
         return Receiver(directory)
-    print(f"Logging to a private {program}, which writes facility local0 with\n"
+    print(f"Logging to a private {printable(program)}, which writes facility local0 with\n"
           "tag ServerLog to a separate file.")
     return Rsyslogd(directory)
 
@@ -109,7 +110,7 @@ def _log_and_show(daemon: Rsyslogd | Receiver, threads: int, records: int) -> bo
     print(f"    wakeups {stats.wakeups:,}")
     print("Last lines of the file:")
     for line in lines[-3:]:
-        print(f"    {line}")
+        print(f"    {printable(line)}")
     return problem is None
 
 

@@ -14,6 +14,7 @@ from fastlog._core import FRAMINGS, Engine
 from fastlog._engine.spool_reader import read_records, recovery_stats, release_first
 from fastlog._spool.file import Spool, is_stream
 from fastlog._spool.orphans import describe, explain, siblings
+from fastlog._spool.printable import printable
 from fastlog._stats import read_stats
 from fastlog.cli.arguments import parse_address
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         destination = parse_address(options.address) if options.address else None
         timeout = _validation.seconds("--timeout", options.timeout)
     except (TypeError, ValueError) as error:
-        print(f"fastlog recover: {error}", file=sys.stderr)
+        print(f"fastlog recover: {printable(str(error))}", file=sys.stderr)
         return 2
     # A path or a record may contain characters that stdout cannot encode.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -118,13 +119,15 @@ def make_engine(destination: dict[str, Any], capacity: int, spool: Spool | None 
 def print_records(path: str) -> bool:
     """Print the records in a spool without changing the file. Return True."""
     spool = Spool.open_existing(path, read_only=True)
+    shown_path = printable(path)
     if not spool.capacity:
-        print(f"{path}: nothing to send")
+        print(f"{shown_path}: nothing to send")
         return True
     engine = make_engine(spool.destination, spool.capacity, spool)
-    print(f"{path}: {describe(engine) or 'nothing to send'}")
+    print(f"{shown_path}: {describe(engine) or 'nothing to send'}")
     for record in read_records(engine):
-        print("  " + record.decode("utf-8", "backslashreplace").rstrip("\0\n"))
+        text = record.decode("utf-8", "backslashreplace").rstrip("\0\n")
+        print(f"  {printable(text)}")
     return True
 
 
@@ -134,8 +137,9 @@ def recover(path: str, destination: dict[str, Any] | None, timeout: float) -> bo
     destination: None for the one that the file names.
     """
     spool = Spool.open_existing(path)
+    shown_path = printable(path)
     if not spool.capacity:
-        print(f"{path}: nothing to send")
+        print(f"{shown_path}: nothing to send")
         spool.remove()
         return True
     if destination and spool.destination.get("framing") == _JOURNAL_ENTRY:
@@ -145,7 +149,7 @@ def recover(path: str, destination: dict[str, Any] | None, timeout: float) -> bo
                                         "to a socket of journald")
         destination = {**destination, "framing": _JOURNAL_ENTRY}
     engine = make_engine(destination or spool.destination, spool.capacity, spool)
-    print(f"{path}: {describe(engine) or 'nothing to send'}")
+    print(f"{shown_path}: {describe(engine) or 'nothing to send'}")
     error = 0
     if not recovery_stats(engine)[0]:
         spool.remove()
@@ -160,11 +164,11 @@ def recover(path: str, destination: dict[str, Any] | None, timeout: float) -> bo
     error = error or stats.last_errno
     if stats.pending:
         reason = f" ({os.strerror(error)})" if error else ""
-        print(f"{path}: {stats.sent} records sent, {stats.pending} could not be sent{reason} and "
-              "remain in the file", file=sys.stderr)
+        print(f"{shown_path}: {stats.sent} records sent, {stats.pending} could not be sent{reason} "
+              "and remain in the file", file=sys.stderr)
         return False
     if stats.sent:
-        print(f"{path}: {stats.sent} records sent, the file was removed")
+        print(f"{shown_path}: {stats.sent} records sent, the file was removed")
     return True
 
 

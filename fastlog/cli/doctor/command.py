@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import socket
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import fastlog
 from fastlog import _validation
+from fastlog._spool.printable import printable
 from fastlog.cli.arguments import parse_address
 from fastlog.cli.doctor import daemon_checks, daemon_conf, socket_checks, socket_probe
 from fastlog.cli.doctor.findings import Finding, as_text, summary
 from fastlog.cli.doctor.roundtrip import check_round_trip
+from fastlog.cli.terminal import as_json
 
 if TYPE_CHECKING:
     import argparse
@@ -51,15 +52,15 @@ def run(options: argparse.Namespace) -> int:
         facility = (int(options.facility) if options.facility.isdecimal() else options.facility)
         _validation.facility(facility, fastlog.SysLogHandler.facility_names)
     except (TypeError, ValueError) as error:
-        print(f"fastlog doctor: {error}", file=sys.stderr)
+        print(f"fastlog doctor: {printable(str(error))}", file=sys.stderr)
         return 2
     # A path may contain bytes that stdout cannot encode.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     findings = list(Doctor(destination, facility, not options.no_send).findings())
     if options.json:
-        print(json.dumps({"fastlog": fastlog.__version__,
-                          "findings": [finding._asdict() for finding in findings]}, indent=1))
+        print(as_json({"fastlog": fastlog.__version__,
+                       "findings": [finding._asdict() for finding in findings]}))
     else:
         print(as_text(findings))
         print(summary(findings))

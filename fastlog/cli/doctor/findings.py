@@ -5,6 +5,8 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastlog._spool.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Literal
@@ -45,7 +47,7 @@ def _wrap(text: str, first_indent: str, indent: str) -> str:
     # The width of the terminal or $COLUMNS, else a width that fits most terminals.
     width = shutil.get_terminal_size((_WIDTH_MAX, 0)).columns
     # A path or a setting stays in one piece, so that it can be copied.
-    return textwrap.fill(text, max(_WIDTH_MIN, min(width, _WIDTH_MAX)),
+    return textwrap.fill(printable(text), max(_WIDTH_MIN, min(width, _WIDTH_MAX)),
                          initial_indent=first_indent, subsequent_indent=indent,
                          break_long_words=False, break_on_hyphens=False)
 

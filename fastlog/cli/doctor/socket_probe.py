@@ -97,7 +97,8 @@ def _find_inodes(path: str) -> set[str]:
     """Return the inodes of the sockets in this network namespace that listen at a path."""
     inodes = set()
     try:
-        lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()[1:]
+        # Only a line feed ends a line: a path may contain any other character.
+        lines = os.fsdecode(Path("/proc/net/unix").read_bytes()).split("\n")[1:]
     except OSError:
         return set()
     for line in lines:
