@@ -13,6 +13,7 @@ cdef enum PutResult:              # flags that Engine.put() returns
     PUT_ACCEPTED = 1              # the record is in the ring; if not set, it was dropped
     PUT_OUTAGE_CHANGED = 2        # reports.poll_outage() has something to return
     PUT_FLUSH = 4                 # the process is exiting: the caller must flush
+    PUT_HAS_NUL = 8               # only of put_record(): it took nothing, because of a NUL
 
 
 cdef enum Overflow:               # what happens to a record that finds the ring full

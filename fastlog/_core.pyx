@@ -10,7 +10,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 from posix.unistd cimport getpid
 
 from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, load_seq_cst,
@@ -22,8 +22,8 @@ from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
 from fastlog._backend.posix cimport SOCK_STREAM
-from fastlog._backend.ring cimport (TRUNCATED, Record, record_bytes, record_span, ring_commit,
-                                    ring_detach, ring_try_reserve, ring_used)
+from fastlog._backend.ring cimport (DISCARDED, TRUNCATED, Record, record_bytes, record_span,
+                                    ring_commit, ring_detach, ring_try_reserve, ring_used)
 from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_add_path,
                                          transport_is_network)
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
@@ -230,8 +230,9 @@ cdef class Engine:
         May change `message`, whose first piece is the prefix. Returns flags of PutResult.
         """
         cdef size_t max_size
+        cdef int result
         if self.framing == NEWLINE or self.framing == UNFRAMED and self.socktype == SOCK_STREAM:
-            message_escape(message, not append_nul and self.framing == UNFRAMED)
+            message_escape(message, not append_nul and self.framing == UNFRAMED, True)
         self.ensure_current_process()
         max_size = (pointer_load(&self.writer).ring.max_length
                     - (FRAMING_OVERHEAD_MAX if self.framing else 0))
@@ -239,7 +240,13 @@ cdef class Engine:
             max_size = self.max_size
         max_size -= frame_priority_size(priority) + append_nul
         if message.size <= max_size:
-            return self.put_record(priority, message, append_nul, urgent, 0)
+            result = self.put_record(priority, message, append_nul, urgent, 0)
+            if not result & PUT_HAS_NUL:
+                return result
+        if self.framing == UNFRAMED:
+            message_escape(message, not append_nul, False)
+            if message.size <= max_size:
+                return self.put_record(priority, message, append_nul, urgent, 0)
         if self.split and message.pieces[0].size <= max_size // 2:
             return self.put_in_parts(priority, message, append_nul, urgent, max_size)
         message_truncate(message, max_size)
@@ -299,7 +306,11 @@ cdef class Engine:
 
     cdef inline int write_record(self, uint32_t priority, Message *message, bint append_nul,
                                  bint urgent, uint64_t flags) except -1:
-        """Reserve, fill, commit, notify."""
+        """Reserve, fill, commit, notify.
+
+        In a datagram, a NUL would end the record for some daemons. Such a record is discarded, and
+        the result is PUT_HAS_NUL.
+        """
         cdef Writer *writer = pointer_load(&self.writer)
         cdef char start[FRAME_START_MAX]      # the bytes before the message
         cdef bint append_newline = self.framing == NEWLINE
@@ -317,6 +328,10 @@ cdef class Engine:
         out = record_bytes(record)
         memcpy(out, start, start_size)
         message_copy(message, out + start_size)
+        if (self.framing == UNFRAMED and message.size
+                and memchr(out + start_size, 0, message.size - (not append_nul)) != NULL):
+            ring_commit(record, DISCARDED)    # rare, and one scan here is cheaper than of each piece
+            return PUT_HAS_NUL
         if append_nul:
             out[start_size + message.size] = 0
         if append_newline:

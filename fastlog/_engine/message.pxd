@@ -238,22 +238,29 @@ cdef inline bint message_has(Message *message, char byte) noexcept:
     return False
 
 
-cdef inline int message_escape(Message *message, bint keep_last_byte) except -1:
-    """Escape line feeds and NULs as rsyslog does (#012, #000), so that none ends the record early.
+cdef inline bytes message_escape_bytes(bytes text, bint line_feeds):
+    text = text.replace(b"\0", b"#000")
+    return text.replace(b"\n", b"#012") if line_feeds else text
+
+
+cdef inline int message_escape(Message *message, bint keep_last_byte,
+                               bint line_feeds) except -1:
+    """Escape NULs as rsyslog does (#000), so that none ends the record early.
 
     keep_last_byte: leave the last byte alone, because it may be the end of the record.
+    line_feeds: escape line feeds, too (#012).
     """
     cdef bytes whole, first, end = b""
-    if not message_has(message, c'\n') and not message_has(message, 0):
+    if not message_has(message, 0) and not (line_feeds and message_has(message, c'\n')):
         return 0
     whole = message_bytes(message)
-    first = whole[:message.pieces[0].size]
-    whole = whole[message.pieces[0].size:]
-    if keep_last_byte and whole:
+    if keep_last_byte:
         end = whole[len(whole) - 1:]
         whole = whole[:len(whole) - 1]
-    first = first.replace(b"\n", b"#012").replace(b"\0", b"#000")
-    whole = whole.replace(b"\n", b"#012").replace(b"\0", b"#000") + end
+    first = whole[:message.pieces[0].size]
+    whole = whole[message.pieces[0].size:]
+    first = message_escape_bytes(first, line_feeds)
+    whole = message_escape_bytes(whole, line_feeds) + end
     message_end(message)
     message_begin(message)
     message_add_object(message, first)

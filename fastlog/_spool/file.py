@@ -231,20 +231,21 @@ class Spool:
                     if not self._prepare_file(path, descriptor, status):
                         os.close(descriptor)
                         continue
-                    self._write_owner(descriptor)
                 except BaseException:
                     os.close(descriptor)
                     raise
-                self._inode = _file_id(status)
-                _locked_files[self._inode] = os.getpid(), id(self)
-                return descriptor
+                return self._claim(descriptor, status)
 
-    def _write_owner(self, descriptor: int) -> None:
-        """Let the file name this process."""
+    def _claim(self, descriptor: int, status: os.stat_result) -> int:
+        """Note that this process uses the file, here and in the file. Return the descriptor."""
+        self._inode = _file_id(status)
+        _locked_files[self._inode] = os.getpid(), id(self)
         if self.capacity and not self.read_only:
-            self._owner, previous = owner.current(), _read_owner(descriptor)
+            self._owner, previous = owner.current(self._inode), _read_owner(descriptor)
             self._previous_owner = owner.NOBODY if previous == self._owner else previous
-            os.pwrite(descriptor, self._owner, _OWNER_OFFSET)
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, self._owner, _OWNER_OFFSET)
+        return descriptor
 
     def _open_file(self, path: str, create: bool) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -273,7 +274,7 @@ class Spool:
                 raise
             _refuse_in_use(path, _find_lock_holder(descriptor))
         # The lock is this process's, but an owner whose lock was released still uses the file.
-        holder = owner.find(_read_owner(descriptor))
+        holder = owner.find(_read_owner(descriptor), _file_id(status))
         if holder:
             _refuse_in_use(path, holder)
         with contextlib.suppress(FileNotFoundError):

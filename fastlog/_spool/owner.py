@@ -4,7 +4,8 @@ The kernel releases a POSIX record lock as soon as the process closes any descri
 also one that it opened only to read the file: fcntl(2), "Advisory record locking". The file
 therefore names its process, too. A process is told apart from a later one with the same process id
 by its start time, and from the program that it replaces by exec by the address of its first stack,
-which the kernel chooses at random for each program. All of this is in /proc/PID/stat.
+which the kernel chooses at random for each program. Both are in /proc/PID/stat. A copy of the file
+names its process, too, but is another file.
 
 Nothing in this file is on the data path of a record.
 """
@@ -17,34 +18,37 @@ TYPE_CHECKING = False  # importing typing takes as long as importing all of fast
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Process id, inode of its PID namespace, start time, address of the stack, boot id.
-_OWNER = struct.Struct("=QQQQ16s")
+# Process id, inode of its PID namespace, start time, address of the stack, boot id, device and inode
+# of the file.
+_OWNER = struct.Struct("=QQQQ16sQQ")
 SIZE = _OWNER.size
 NOBODY = bytes(SIZE)
 
 
-def current() -> bytes:
-    """Return the identity of this process.
+def current(file_id: tuple[int, int]) -> bytes:
+    """Return the identity of this process as the owner of a file.
 
-    It is NOBODY if /proc is not mounted, or is that of another PID namespace.
+    file_id: the file's device and inode. The identity is NOBODY if /proc is not mounted, or
+        is that of another PID namespace.
     """
     try:
         stat = _read_stat("self")
         if stat[0] != os.getpid():
             return NOBODY
-        return _OWNER.pack(stat[0], _namespace("self"), stat[1], stat[2], _boot_id())
+        return _OWNER.pack(stat[0], _namespace("self"), stat[1], stat[2], _boot_id(),
+                           *file_id)
     except (OSError, ValueError, IndexError):
         return NOBODY
 
 
-def find(identity: bytes) -> int:
+def find(identity: bytes, file_id: tuple[int, int]) -> int:
     """Return the id of the process with this identity, or 0 if it has ended or cannot be seen.
 
-    It is also 0 for this process, which knows its own spools.
+    It is also 0 for a copy of the file, and for this process, which knows its own spools.
     """
-    pid, namespace, start, stack, boot = _OWNER.unpack(identity)
+    pid, namespace, start, stack, boot, *named_file = _OWNER.unpack(identity)
     try:
-        if not pid or boot != _boot_id():
+        if not pid or tuple(named_file) != file_id or boot != _boot_id():
             return 0
         # From outside a container, its processes can be seen, but have other process ids.
         candidates = [pid] if namespace == _namespace("self") else _all_pids()

@@ -12,7 +12,7 @@ from fastlog._spool import owner
 
 CAPACITY = 1 << 16
 OWNER_OFFSET = 1024         # docs/crash-safety.md, "Spool file format"
-OWNER = struct.Struct("=QQQQ16s")
+OWNER = struct.Struct("=QQQQ16sQQ")
 TIMEOUT = 30
 
 START = """
@@ -126,14 +126,17 @@ def write_owner(path, *values):
     ({3: 1 << 20}, False),
     ({3: 0}, True),
     ({4: bytes(16)}, False),
-], ids=["same", "nobody", "PID namespace", "start time", "program", "unknown program", "boot"])
+    ({6: 1}, False),
+], ids=["same", "nobody", "PID namespace", "start time", "program", "unknown program", "boot",
+        "copy"])
 def test_owner_is_told_from_later_processes(make_orphaned_spool, recover, spool, changes, in_use):
     """A live process is the owner if its start time, its program and the boot are the same.
 
     An owner in a PID namespace that cannot be seen only has the lock.
     """
     make_orphaned_spool("a")
-    values = list(OWNER.unpack(owner.current()))
+    status = spool.stat()
+    values = list(OWNER.unpack(owner.current((status.st_dev, status.st_ino))))
     for index, value in changes.items():
         values[index] = value
     write_owner(spool, *values)
