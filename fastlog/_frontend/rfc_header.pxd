@@ -2,6 +2,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from fastlog._core cimport Engine
 from fastlog._frontend.log_record cimport Encoder
 
 
@@ -19,7 +20,7 @@ cdef class Header(Encoder):
     cdef int64_t second               # since 1970, the one of the next two
     cdef str second_text, zone
 
-    cdef str render(self, object created, object record)
+    cdef str render(self, Engine engine, object created, object record)
     cdef str this_process(self)
     cdef str timestamp(self, object created)
     cdef int set_second(self, int64_t second) except -1

@@ -13,7 +13,8 @@ cimport cython
 from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
-from fastlog._core cimport Engine
+from fastlog._backend.atomics cimport add_relaxed
+from fastlog._core cimport Engine, engine_writer
 from fastlog._engine.message cimport Message, message_set_prefix
 from fastlog._frontend.log_record cimport Encoder, LogCall, created_of
 
@@ -24,10 +25,15 @@ cdef str NIL = "-"                    # RFC 5424 section 6: NILVALUE
 cdef object NOT_PRINTABLE = re.compile("[^!-~]")          # PRINTUSASCII
 cdef object NOT_NAME = re.compile('[^!#-<>-\\\\^-~]')     # and not = ] ": SD-NAME
 cdef object ESCAPED = re.compile(r'(["\\\]])')            # in a PARAM-VALUE: section 6.3.3
+# The parts of structured data: [SD-ID, a parameter, or ].
+cdef object DATA_PART = re.compile(r'\[[^ \]]+|( [^ =]+=")((?:[^"\\]|\\.)*)"|\]', re.DOTALL)
 
 cdef enum:
     NAME_MAX = 32                     # SD-NAME
     MSGID_MAX = 32
+    HEADER_MAX = 32 * 1024            # bytes, of records whose size is not limited otherwise
+    CHARACTER_MAX = 6                 # bytes of a character, which is escaped if it is a surrogate
+    FRAME_MAX = 8                     # bytes of a PRI and a NUL, at least
 
 # Seconds from 1970 to the year 10000, less a day for the time zone.
 cdef double YEAR_10000 = 253_402_214_400
@@ -76,6 +82,48 @@ def structured_data(elements):
     return "".join([f"[{element}{text}]" for element, text in written.items()]) or NIL
 
 
+cdef str shorten_value(str value, Py_ssize_t space):
+    """Return the first `space` bytes of a PARAM-VALUE: whole characters and whole escapes."""
+    cdef str kept = value.encode()[:max(space, 0)].decode(errors="ignore")
+    cdef Py_ssize_t backslashes = len(kept) - len(kept.rstrip("\\"))
+    return kept[:-1] if backslashes % 2 else kept
+
+
+cdef str shorten_data(str data, Py_ssize_t space):
+    """Return structured data if it has at most `space` bytes on the wire, else its beginning.
+
+    The beginning is valid structured data. Its last parameter has the beginning of its value.
+    """
+    cdef list parts = []
+    cdef bint is_open = False         # whether a "]" must follow, for which one byte is reserved
+    # As Engine.put() may escape it.
+    cdef str sent = (data.encode("utf-8", "backslashreplace").decode()
+                     .replace("\0", "#000").replace("\n", "#012"))
+    if len(sent.encode()) <= space:
+        return data
+    space -= 1
+    for part in DATA_PART.finditer(sent):
+        text = part[0]
+        size = len(text.encode()) - (text == "]")
+        if size > space:
+            value = shorten_value(part[2], space - len(part[1]) - 1) if part[2] else ""
+            if value:
+                parts.append(f'{part[1]}{value}"')
+            break
+        parts.append(text)
+        space -= size + (text == "]")
+        is_open = text != "]"
+    return "".join(parts) + "]" * is_open or NIL
+
+
+cdef Py_ssize_t max_header_size(Engine engine) except -1:
+    """Return the bytes that a header may have: half of the longest record is for its message."""
+    cdef size_t size = engine.max_entry_size()
+    if engine.max_size and engine.max_size < size:
+        size = engine.max_size
+    return min(size // 2 - FRAME_MAX, <size_t>HEADER_MAX)
+
+
 cdef double seconds_of(object created) except? -1:
     """Return a record's time, or the current time if no header can represent it."""
     cdef double when = -1
@@ -108,11 +156,15 @@ cdef class Header(Encoder):
     cdef int put(self, Engine engine, Message *message, int prefix, object ident, object append_nul,
                  unsigned int priority, bint urgent, object record, LogCall *call) except -1:
         created = record.__dict__.get("created") if call == NULL else created_of(call.time)
-        message_set_prefix(message, prefix, self.render(created, record))
+        message_set_prefix(message, prefix, self.render(engine, created, record))
         return engine.put(priority, message, append_nul, urgent)
 
-    cdef str render(self, object created, object record):
-        """Return the header, with a space at its end. created: seconds since 1970."""
+    cdef str render(self, Engine engine, object created, object record):
+        """Return the header, with a space at its end. created: seconds since 1970.
+
+        Structured data that would leave no space for the message is shortened, and counted.
+        """
+        cdef Py_ssize_t space
         cdef str when = self.timestamp(created)
         cdef str process = self.procid if self.procid is not None else self.this_process()
         if not self.is_5424:
@@ -124,7 +176,14 @@ cdef class Header(Encoder):
                 msgid = sanitize(attributes["msgid"], MSGID_MAX)
             if attributes.get("structured_data") is not None:
                 data = structured_data(attributes["structured_data"])
-        return f"1 {when}{self.constant} {process} {msgid} {data} "
+        start = f"1 {when}{self.constant} {process} {msgid} "
+        if len(data) > 1:
+            space = max_header_size(engine) - len(start) - 1
+            if len(data) > space // CHARACTER_MAX:
+                whole, data = data, shorten_data(data, space)
+                if data is not whole:
+                    add_relaxed(&engine_writer(engine).counters.truncated, 1)
+        return f"{start}{data} "
 
     cdef str timestamp(self, object created):
         """Return the time as the protocol writes it, to the microsecond in RFC 5424 (6.2.3)."""

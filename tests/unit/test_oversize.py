@@ -1,5 +1,7 @@
 """max_size and oversize: long records are truncated or split."""
+import logging
 import platform
+import re
 import socket
 import threading
 
@@ -123,3 +125,50 @@ def test_invalid_options_are_rejected(make_handler, options, error, message):
     """An invalid option raises an error that names it."""
     with pytest.raises(error, match=message):
         make_handler("/dev/log", **options)
+
+
+SD_NAME = r"[!#-<>-\\^-~]{1,32}"
+RFC5424 = re.compile(
+    rf'<12>1 1970-01-01T\S+ host app 1 - (-|(?:\[{SD_NAME}(?: {SD_NAME}="(?:[^"\\\]]|\\.)*")*\])+) '
+    r"(.*)\Z", re.DOTALL)
+
+
+@pytest.mark.parametrize("oversize", ["shorten", "split"])
+@pytest.mark.parametrize("max_size", [480, 1000, None])
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.dictionaries(
+    st.text("ab\u20ac", max_size=40),
+    st.dictionaries(st.text("cd=", max_size=40),
+                    st.builds(str.__mul__, st.text('x"\\]\u20ac\udc80\0\n ', max_size=9),
+                              st.sampled_from([1, 30, 1000])), max_size=3), max_size=3))
+def test_long_structured_data_does_not_push_the_message_out(make_handler, sink, data, max_size,
+                                                            oversize):
+    """Structured data is shortened to valid structured data, so that the message follows it."""
+    handler = make_handler(sink.path, protocol="rfc5424", hostname="host", app_name="app",
+                           procid="1", max_size=max_size, oversize=oversize, capacity=1 << 17)
+    for message in "m", "m" * 200:
+        record = logging.makeLogRecord({"msg": message, "created": 0.0, "levelname": "WARNING",
+                                        "structured_data": data})
+        handler.handle(record)
+        received = b""
+        while len(received) < len(message):
+            datagram = sink.take_one()
+            assert len(datagram) <= (max_size or 1 << 16)
+            match = RFC5424.match(datagram.decode().removesuffix("\0"))
+            assert match and match[2][:20] == message[:20], datagram
+            received += match[2].encode() if oversize == "split" else message.encode()
+    handler.close()
+
+
+def test_shortened_structured_data_is_counted(make_handler, sink):
+    """The first parameters stay, the last one is cut, and `truncated` counts the record."""
+    handler = make_handler(sink.path, protocol="rfc5424", hostname="h", app_name="a", procid="1",
+                           max_size=480)
+    for size in 10, 1000:
+        handler.handle(logging.makeLogRecord({"msg": "m", "structured_data": {
+            "a": {"b": "1", "c": '"' * size, "d": "2"}, "e": {"f": "3"}}}))
+    whole, shortened = sink.take(2)
+    assert whole.endswith(rb' [a b="1" c="' + rb"\"" * 10 + rb'" d="2"][e f="3"] m' + b"\0")
+    assert re.search(rb' \[a b="1" c="(\\")+"\] m\0\Z', shortened)
+    assert 220 < len(shortened) <= 240 and handler.stats().truncated == 1
