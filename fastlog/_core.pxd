@@ -44,8 +44,10 @@ cdef class Engine:
     cdef size_t max_size              # bytes of a record; 0: no limit but the ring's
     cdef bint split                   # a longer message becomes several records
     cdef bint spooled                 # created with a spool
-    cdef object spool                 # fastlog._spool.file.Spool, or None once it was detached
+    cdef object spool                 # fastlog._spool.file.Spool, or None
+    cdef bint spool_detached          # by close(): the next record attaches it again
     cdef uint64_t left_in_spool       # records in the spool when it was detached
+    cdef uint64_t attached_accepted   # records accepted when the spool was attached again, or 0
     cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush
     # What fastlog._engine.reports has reported so far:
     cdef atomic_u64 reported_epoch    # the writer's outage_epoch
@@ -78,6 +80,7 @@ cdef class Engine:
     cdef int detach_spool(self) except -1
     cdef object current_spool(self)
     cdef uint64_t count_pending(self, Writer *writer) noexcept
+    cdef uint64_t count_newly_left(self, Writer *writer, uint64_t left_before) noexcept
 
 
 cdef Writer *engine_writer(Engine engine) except NULL

@@ -159,7 +159,7 @@ cdef class Engine:
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_TIMEOUT)
         store_relaxed(&self.reported_epoch, 0)
-        self.reported_lost = self.left_in_spool = 0
+        self.reported_lost = self.left_in_spool = self.attached_accepted = 0
         self.reported_losses = None
         registry_add(&registry, writer)
         return writer
@@ -195,6 +195,7 @@ cdef class Engine:
                 registry_remove(&registry, self.writer)
                 writer_discard_inherited(self.writer)
                 self.spool = spool
+                self.spool_detached = False
                 pointer_store(&self.writer, writer)
                 store_release(&self.fork_epoch, fork_guard_epoch(&fork_guard))
         if fd >= 0:
@@ -298,6 +299,9 @@ cdef class Engine:
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                         uint64_t flags) except -1:
         """Put a message that fits into the ring as one record. Returns flags of PutResult."""
+        if self.spool_detached:
+            from fastlog._engine.spool_reader import attach_spool
+            attach_spool(self)
         if FREE_THREADED and self.spooled:
             # detach_spool() must not run meanwhile. Waiting for space releases the lock.
             with cython.critical_section(self):
@@ -479,6 +483,7 @@ cdef class Engine:
         cdef Writer *writer = engine_writer(self)
         cdef uint64_t left_before = self.left_in_spool, pending = left_before
         cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
+        cdef uint64_t newly_left = 0
         cdef bint sent = True, joined
         writer_offer_socket(writer, -1)       # withdraw one that it has not taken
         while state != CLOSED:
@@ -490,16 +495,17 @@ cdef class Engine:
             with nogil:
                 joined = writer_stop(writer)
             pending = self.count_pending(writer)
+            newly_left = self.count_newly_left(writer, left_before)
             if not joined:
                 self.replace_hung_writer(writer)
-                return pending - left_before
+                return newly_left
             if pending and not sent:
                 break                                 # the deadline has passed
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
             state = CLOSED if is_stopped(writer) else DRAINING
         self.detach_spool()
-        return pending - left_before
+        return newly_left
 
     cdef int replace_hung_writer(self, Writer *hung) except -1:
         """Replace a writer that did not stop in time. Its undelivered records are lost."""
@@ -538,6 +544,7 @@ cdef class Engine:
                 return 0
             self.left_in_spool = self.count_pending(writer)
             writer.spool_fd = -1
+            self.spool_detached = True
         try:
             if empty:
                 spool.remove()                # from here on other threads may run
@@ -550,6 +557,11 @@ cdef class Engine:
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
         cdef uint64_t discarded = sum_losses(&writer.counters, EVICTED, UNSENDABLE)
         return load_relaxed(&writer.counters.accepted.value) - sent - discarded
+
+    cdef uint64_t count_newly_left(self, Writer *writer, uint64_t left_before) noexcept:
+        """Return how many records are pending that no earlier close() has left."""
+        return min(self.count_pending(writer) - left_before,
+                   load_relaxed(&writer.counters.accepted.value) - self.attached_accepted)
 
     cdef object current_spool(self):
         with cython.critical_section(self):

@@ -244,6 +244,28 @@ cdef inline bint ring_detach(Ring *ring) noexcept nogil:
     return detached
 
 
+cdef inline bint ring_attach(Ring *ring, int fd, RecoveryStats *stats) noexcept nogil:
+    """Continue in a file of the same capacity, with the records in it, which ring_recover() checks.
+
+    Return False, and change nothing in memory, if the file is damaged or cannot be mapped. The ring
+    is empty, and the conditions of ring_detach() hold.
+    """
+    cdef uint64_t head = load_relaxed(&ring.positions.head.value)
+    cdef Ring file_ring
+    cdef bint attached
+    if ring_map(&file_ring, ring.capacity, fd, True) != 0:
+        return False
+    attached = ring_recover(&file_ring, stats)
+    if attached and load_relaxed(&file_ring.positions.head.value) == 0:
+        # A new file. Positions that other threads have read stay behind those that follow.
+        store_relaxed(&file_ring.positions.head.value, head)
+        store_relaxed(&file_ring.positions.tail.value, head)
+        store_relaxed(&file_ring.positions.sent_pos.value, head)
+    attached = attached and ring_map_at(ring.memory - page_size(), ring.capacity, fd, True)
+    ring_destroy(&file_ring)
+    return attached
+
+
 cdef inline void ring_destroy(Ring *ring) noexcept nogil:
     """Unmap the memory. No other thread may use the ring. A second call does nothing."""
     if ring.memory != NULL:

@@ -80,6 +80,12 @@ def _refuse(number: int, path: str, reason: str) -> NoReturn:
     raise OSError(number, f"the spool {printable(path)} {reason}")
 
 
+def _warn(text: str) -> None:
+    # stderr may be None or closed.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(f"fastlog: {printable(text)}\n")
+
+
 class Spool:
     """The file of one ring.
 
@@ -145,14 +151,20 @@ class Spool:
             except BlockingIOError:
                 continue
             except OSError as error:
-                # stderr may be None or closed.
-                with contextlib.suppress(AttributeError, OSError, ValueError):
-                    sys.stderr.write(f"fastlog: no spool for process {os.getpid()}: "
-                                     f"{printable(str(error))}\n")
+                _warn(f"no spool for process {os.getpid()}: {error}")
                 return -1
             self.path = path
             return descriptor
         return -1
+
+    def reopen(self) -> int:
+        """Open the file again after close(). Return -1, and say why, if that is impossible."""
+        self._is_new = False
+        try:
+            return self.open()
+        except OSError as error:
+            _warn(f"records after close() are not in a spool: {error}")
+            return -1
 
     def remove(self) -> None:
         """Delete the file if the path still refers to it."""

@@ -53,7 +53,8 @@ def test_close_leaves_the_spool_to_the_next_handler(make_handler, make_sink, dir
                                                     logger_for, capsys):
     """After close() timed out, the next handler in the same process sends the spool's records.
 
-    close() reports the spool's path. The closed handler still works, but without the spool.
+    close() reports the spool's path. The closed handler still works, but without the spool, which
+    the next handler uses.
     """
     handler = make_handler(directory / "log", spool=spool, capacity=CAPACITY)
     log = logger_for(handler)
@@ -163,11 +164,11 @@ def test_second_close_reports_only_new_records(make_handler, make_sink, director
     for i in range(5):
         log.info("%d", i)
     handler.close(0.0)
-    log.info("in memory")
+    log.info("5")
     capsys.readouterr()
     handler.close(0.0)
     assert capsys.readouterr().err == (
-        f"fastlog: 1 records were not delivered to {directory / 'log'}\n")
+        f"fastlog: 1 records were not delivered to {directory / 'log'}; they are kept in {spool}\n")
     handler.close(0.0)
     assert capsys.readouterr().err == ""
 
