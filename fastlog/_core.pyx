@@ -334,7 +334,7 @@ cdef class Engine:
         message_copy(message, out + start_size)
         if (self.framing == UNFRAMED and message.size
                 and memchr(out + start_size, 0, message.size - (not append_nul)) != NULL):
-            ring_commit(record, DISCARDED)    # rare, and one scan here is cheaper than of each piece
+            ring_commit(record, DISCARDED)    # rare, and one scan is cheaper than one of each piece
             return PUT_HAS_NUL
         if append_nul:
             out[start_size + message.size] = 0

@@ -18,8 +18,8 @@ TYPE_CHECKING = False  # importing typing takes as long as importing all of fast
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Process id, inode of its PID namespace, start time, address of the stack, boot id, device and inode
-# of the file.
+# Process id, inode of its PID namespace, start time, address of the stack, boot id, and the device
+# and the inode of the file.
 _OWNER = struct.Struct("=QQQQ16sQQ")
 SIZE = _OWNER.size
 NOBODY = bytes(SIZE)

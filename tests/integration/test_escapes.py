@@ -25,7 +25,7 @@ UNSAFE = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u
 def run(*arguments, **environment):
     """Run a command. Return its status, stdout and stderr, neither of which is unsafe."""
     done = subprocess.run([sys.executable, "-m", "fastlog", *map(str, arguments)],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=TIMEOUT,
+                          capture_output=True, timeout=TIMEOUT,
                           env={**os.environ, "PYTHONUTF8": "1", **environment})
     outputs = [done.stdout.decode("utf-8", "surrogateescape"),
                done.stderr.decode("utf-8", "surrogateescape")]

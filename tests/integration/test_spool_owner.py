@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from fastlog._spool import file as _spool
-from fastlog._spool import owner
+from fastlog._spool import file as _spool, owner
 
 CAPACITY = 1 << 16
 OWNER_OFFSET = 1024         # docs/crash-safety.md, "Spool file format"
