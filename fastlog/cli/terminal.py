@@ -1,4 +1,4 @@
-"""What the commands write: nothing in it can control a terminal or pass for another line."""
+"""JSON and error messages of the commands, in which nothing can control a terminal."""
 from __future__ import annotations
 
 import argparse

@@ -153,7 +153,7 @@ def make_program(directory, script):
 
 @pytest.mark.parametrize("command", ["demo", "bench"])
 def test_daemon_that_does_not_start(directory, command):
-    """What a daemon wrote before it ended is shown without control characters."""
+    """The output of a daemon that has ended is shown without control characters."""
     path = make_program(directory, r"printf '\033[31m\n  <14>forged\177\302\233'; exit 1")
     status, _, error = run(command, PATH=path)
     assert status == 1 and r"rsyslogd ended: \x1b[31m\x0a  <14>forged\x7f\x9b" in error
@@ -173,7 +173,7 @@ exec """ + shutil.which("rsyslogd", path="/usr/sbin:/sbin:/usr/local/sbin") + ' 
 
 
 def test_lines_of_the_handler(make_handler, hostile, directory, spool, capsys):
-    """The address and the spool in what a handler writes to stderr are shown the same way."""
+    """Lines of a handler on stderr show its address and its spool the same way."""
     address = f"{directory}/{HOSTILE[:40]}"
     for _ in range(2):
         handler = make_handler(address, spool=hostile, capacity=1 << 16, close_timeout=0)
