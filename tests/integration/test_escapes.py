@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -174,7 +175,7 @@ exec """ + shutil.which("rsyslogd", path="/usr/sbin:/sbin:/usr/local/sbin") + ' 
 
 def test_lines_of_the_handler(make_handler, hostile, directory, spool, capsys):
     """Lines of a handler on stderr show its address and its spool the same way."""
-    address = f"{directory}/{HOSTILE[:40]}"
+    address = Path(f"{directory}/{HOSTILE[:40]}")
     for _ in range(2):
         handler = make_handler(address, spool=hostile, capacity=1 << 16, close_timeout=0)
         handler.handle(logging.makeLogRecord({"msg": "x", "levelname": "INFO"}))
