@@ -18,19 +18,21 @@ from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, 
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, STALLED, UNSENDABLE,
                                         Loss, count_loss, sum_losses)
+from fastlog._backend.destination cimport destination_set_host
 from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
 from fastlog._backend.posix cimport SOCK_STREAM
 from fastlog._backend.ring cimport (DISCARDED, TRUNCATED, Record, record_bytes, record_span,
                                     ring_commit, ring_detach, ring_try_reserve, ring_used)
+from fastlog._backend.send_loop cimport writer_connect_early
 from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_add_path,
                                          transport_is_network)
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
                                       writer_evict, writer_offer_socket)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
-                                             writer_discard_inherited, writer_notify,
-                                             writer_start, writer_stop)
+                                             writer_discard_inherited, writer_hang_up,
+                                             writer_notify, writer_start, writer_stop)
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
@@ -112,12 +114,14 @@ cdef class Engine:
         store_relaxed(&self.fork_epoch, fork_guard_epoch(&fork_guard))
         if spool is None:
             self.writer = self.new_writer(-1, False)
-            return
-        try:
-            self.writer = self.new_writer(spool.open(), spool.read_only)
-        except BaseException:
-            spool.release()       # whatever holds the exception also holds the spool
-            raise
+        else:
+            try:
+                self.writer = self.new_writer(spool.open(), spool.read_only)
+            except BaseException:
+                spool.release()   # whatever holds the exception also holds the spool
+                raise
+        with nogil:
+            writer_connect_early(self.writer)
 
     def __dealloc__(self):
         if self.writer == NULL:
@@ -149,8 +153,9 @@ cdef class Engine:
         for path in self.paths:
             transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
         # EngineOptions has checked that both fit, with their NUL.
-        memcpy(writer.transport.host, PyBytes_AS_STRING(self.host), len(self.host) + 1)
-        memcpy(writer.transport.service, PyBytes_AS_STRING(self.service), len(self.service) + 1)
+        destination_set_host(&writer.transport.destination, PyBytes_AS_STRING(self.host),
+                             PyBytes_AS_STRING(self.service), len(self.host) + 1,
+                             len(self.service) + 1)
         writer.transport.connect_timeout = self.connect_timeout
         writer.transport.adopting = self.adopting
         writer.transport.by_memfd = self.framing == ENTRY
@@ -504,6 +509,7 @@ cdef class Engine:
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
             state = CLOSED if is_stopped(writer) else DRAINING
+        writer_hang_up(writer)
         self.detach_spool()
         return newly_left
 

@@ -1,10 +1,13 @@
-"""The part of the C library that Cython does not declare, and the size of a page."""
+"""The part of the C library that Cython does not declare, the size of a page, and ppoll(2)."""
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
-from posix.time cimport timespec
+from posix.time cimport nanosleep, timespec
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
+        AF_INET
+        AF_INET6
         AF_UNIX
         SOCK_STREAM
         SOCK_DGRAM
@@ -59,24 +62,45 @@ cdef extern from *:
     #ifndef MADV_POPULATE_WRITE       /* Linux 5.14; madvise(2) */
     #define MADV_POPULATE_WRITE 23
     #endif
+    #ifndef MFD_EXEC                  /* Linux 6.3; memfd_create(2) */
+    #define MFD_NOEXEC_SEAL 0x8U
+    #define MFD_EXEC 0x10U
+    #endif
     """
     enum:
         MADV_POPULATE_WRITE
+        MFD_NOEXEC_SEAL
+        MFD_EXEC
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
         MFD_CLOEXEC
         MFD_ALLOW_SEALING
+        MREMAP_MAYMOVE
+        MREMAP_FIXED
     int memfd_create(const char *name, unsigned int flags) noexcept
+    void *mremap(void *address, size_t size, size_t new_size, int flags, ...) noexcept
+
+cdef extern from "<sys/resource.h>" nogil:
+    ctypedef unsigned long rlim_t
+    enum:
+        RLIMIT_FSIZE
+    struct rlimit:
+        rlim_t rlim_cur
+    int getrlimit(int resource, rlimit *limit) noexcept
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
+        O_CLOEXEC
+        O_RDWR
+        O_TMPFILE
         F_ADD_SEALS
         F_SEAL_SEAL
         F_SEAL_SHRINK
         F_SEAL_GROW
         F_SEAL_WRITE
     int fcntl(int fd, int command, ...) noexcept
+    int open_new "open"(const char *path, int flags, unsigned int mode) noexcept
 
 cdef extern from "<sys/time.h>" nogil:
     struct timeval:
@@ -91,6 +115,9 @@ cdef extern from "<sys/un.h>" nogil:
 cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_TCP
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char *text, void *address) noexcept
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
@@ -125,11 +152,17 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     enum:
+        POLLERR
+        POLLHUP
         POLLIN
         POLLOUT
     int poll(pollfd *descriptors, unsigned long count, int timeout) noexcept
     int ppoll(pollfd *descriptors, unsigned long count, const timespec *timeout,
               const sigset_t *signals) noexcept
+
+cdef enum:
+    NANOSECONDS = 1000000         # in a millisecond
+    MISSED_POLL = 10000000        # ns to sleep where the kernel refuses every kind of poll(2)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -157,3 +190,27 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef inline uint64_t page_size() noexcept nogil:
     """Return the bytes of a page. Any thread. Async-signal-safe."""
     return <uint64_t>sysconf(_SC_PAGESIZE)
+
+
+cdef inline int poll_descriptors(pollfd *descriptors, unsigned long count,
+                                 const timespec *timeout) noexcept nogil:
+    """Poll as ppoll(2), also where a seccomp filter refuses that. NULL is no timeout.
+
+    Where poll(2) is refused as well, sleep for a moment, so that callers do not spin. Any thread.
+    Async-signal-safe.
+    """
+    cdef timespec pause
+    cdef int milliseconds = -1
+    cdef int ready = ppoll(descriptors, count, timeout, NULL)
+    if ready >= 0 or errno == EINTR:
+        return ready
+    if timeout != NULL:
+        # Rounded up, and at most some 20 days.
+        milliseconds = <int>min(<uint64_t>timeout.tv_sec * 1000 + (<uint64_t>timeout.tv_nsec
+                                + NANOSECONDS - 1) // NANOSECONDS, <uint64_t>0x7fffffff)
+    ready = poll(descriptors, count, milliseconds)
+    if ready < 0 and errno != EINTR:
+        pause.tv_sec = 0
+        pause.tv_nsec = MISSED_POLL
+        nanosleep(&pause, NULL)
+    return ready

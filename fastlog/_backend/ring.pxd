@@ -49,8 +49,9 @@ Free memory is always zero, so the writer can check the header at tail before th
 stored anything there. A position or a lap number in the header would save the writer the
 zeroing, but then the bytes of an old message could pass for a committed record.
 
-The memory is a file: a memfd, or a spool on disk that outlives the process (_spool/file.py).
-Its first page holds the positions. ring_recover() makes a file consistent again that a dead
+The memory is anonymous and shared, which mremap(2) can map a second time without a descriptor and
+outside RLIMIT_FSIZE. Where mremap(2) cannot, the memory is a memfd. With a spool it is a file on
+disk that outlives the process (_spool/file.py). Its first page holds the positions. ring_recover() makes a file consistent again that a dead
 process left behind. For that purpose a header carries 26 check bits made from its position and
 length. The bytes of a message, or a damaged length, hardly ever match them.
 
@@ -70,7 +71,9 @@ from posix.unistd cimport close, ftruncate, pwrite
 
 from fastlog._backend.atomics cimport (atomic_u64, cas_relaxed, line_u64, load_acquire,
                                        load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
-from fastlog._backend.posix cimport MADV_POPULATE_WRITE, MFD_CLOEXEC, memfd_create, page_size
+from fastlog._backend.memfd cimport memfd_make, memfd_make_noexec
+from fastlog._backend.posix cimport (MADV_POPULATE_WRITE, MREMAP_FIXED, MREMAP_MAYMOVE,
+                                     RLIMIT_FSIZE, getrlimit, mremap, page_size, rlimit)
 
 cdef enum:
     RECORD_ALIGN = 8              # bytes
@@ -171,25 +174,41 @@ cdef inline bint ring_map_at(void *base, uint64_t capacity, int fd, bint shared)
                      flags, fd, <int64_t>page_size()) != MAP_FAILED)
 
 
-cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noexcept nogil:
-    """Map a file of ring_file_size() bytes. Return 0, or -1 with errno set.
+cdef inline void *ring_map_memory(void *base, uint64_t size, int flags) noexcept nogil:
+    """Map `size` bytes of shared memory that has no file. Return MAP_FAILED on failure."""
+    return mmap(base, size, PROT_READ | PROT_WRITE,
+                flags | MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
 
-    `capacity` is a power of two of at least a page. Unless `shared`, changes stay in this process
-    and do not reach the file. The caller keeps `fd` and may close it. No other thread may use the
-    ring yet.
+
+cdef inline bint ring_mirror(void *base, char *source, uint64_t capacity) noexcept nogil:
+    """Map the first half of the data of `source` as the mirror of the ring at `base`.
+
+    `source` is shared memory of ring_file_size() bytes. For a size of 0, mremap(2) leaves the old
+    mapping in place, and the new one is of the same memory. Return False on failure.
     """
-    cdef uint64_t page = page_size()
-    cdef uint64_t size = ring_file_size(capacity) + ring_mirror_size(capacity)
-    cdef void *base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                           -1, 0)
-    if base == MAP_FAILED:
-        return -1
-    if not ring_map_at(base, capacity, fd, shared):
-        munmap(base, size)
+    return mremap(source + page_size(), 0, ring_mirror_size(capacity),
+                  MREMAP_MAYMOVE | MREMAP_FIXED,
+                  <char *>base + ring_file_size(capacity)) != MAP_FAILED
+
+
+cdef inline void *ring_reserve_addresses(uint64_t capacity) noexcept nogil:
+    """Reserve address space for a ring and its mirror. Return MAP_FAILED on failure."""
+    return mmap(NULL, ring_file_size(capacity) + ring_mirror_size(capacity), PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+
+
+cdef inline int ring_set_memory(Ring *ring, void *base, uint64_t capacity,
+                                bint mapped) noexcept nogil:
+    """Point the ring at the memory at `base`. Return 0.
+
+    If it is not `mapped`, free the reserved addresses instead, and return -1.
+    """
+    ring.mapped = ring_file_size(capacity) + ring_mirror_size(capacity)
+    if not mapped:
+        munmap(base, ring.mapped)
         return -1
     ring.positions = <Positions *>(<char *>base + POSITIONS_OFFSET)
-    ring.memory = <char *>base + page
-    ring.mapped = size
+    ring.memory = <char *>base + page_size()
     ring.capacity = capacity
     ring.mask = capacity - 1
     ring.normal_capacity = capacity - capacity // 8
@@ -197,13 +216,51 @@ cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noe
     return 0
 
 
+cdef inline int ring_map(Ring *ring, uint64_t capacity, int fd, bint shared) noexcept nogil:
+    """Map a file of ring_file_size() bytes. Return 0, or -1 with errno set.
+
+    `capacity` is a power of two of at least a page. Unless `shared`, changes stay in this process
+    and do not reach the file. The caller keeps `fd` and may close it. No other thread may use the
+    ring yet.
+    """
+    cdef void *base = ring_reserve_addresses(capacity)
+    if base == MAP_FAILED:
+        return -1
+    return ring_set_memory(ring, base, capacity, ring_map_at(base, capacity, fd, shared))
+
+
 cdef inline int ring_create_memfd(uint64_t capacity) noexcept nogil:
-    """Create a file in memory for a ring. Return its descriptor, or -1 with errno set."""
-    cdef int fd = memfd_create("fastlog-ring", MFD_CLOEXEC)
+    """Create a memfd for a ring. Return its descriptor, or -1 with errno set."""
+    cdef rlimit limit
+    cdef int fd
+    # ftruncate(2) sends SIGXFSZ, which ends a process that does not ignore it.
+    if getrlimit(RLIMIT_FSIZE, &limit) == 0 and limit.rlim_cur < ring_file_size(capacity):
+        return -1
+    fd = memfd_make("fastlog-ring", 0)
+    if fd < 0:
+        fd = memfd_make_noexec("fastlog-ring", 0)
     if fd >= 0 and ftruncate(fd, <int64_t>ring_file_size(capacity)) != 0:
         close(fd)
         return -1
     return fd
+
+
+cdef inline bint ring_map_memfd(void *base, uint64_t capacity, uint64_t position) noexcept nogil:
+    """Map a new memfd over the mapping at `base`, whose Positions are all `position`.
+
+    Return False, with errno set, on failure.
+    """
+    cdef int fd = ring_create_memfd(capacity)
+    cdef bint mapped = fd >= 0
+    cdef int i
+    for i in range(<int>(sizeof(Positions) // sizeof(line_u64))):
+        mapped = mapped and pwrite(
+            fd, &position, sizeof(position),
+            <int64_t>(POSITIONS_OFFSET + i * sizeof(line_u64))) == sizeof(position)
+    mapped = mapped and ring_map_at(base, capacity, fd, True)
+    if fd >= 0:
+        close(fd)                 # the mappings keep the memory alive
+    return mapped
 
 
 cdef inline int ring_create(Ring *ring, uint64_t capacity) noexcept nogil:
@@ -211,13 +268,36 @@ cdef inline int ring_create(Ring *ring, uint64_t capacity) noexcept nogil:
 
     `capacity` is as for ring_map(). Free the ring with ring_destroy().
     """
-    cdef int fd = ring_create_memfd(capacity)
-    cdef int result
-    if fd < 0:
+    cdef void *base = ring_reserve_addresses(capacity)
+    cdef bint mapped
+    if base == MAP_FAILED:
         return -1
-    result = ring_map(ring, capacity, fd, True)
-    close(fd)                     # the mappings keep the memory alive
-    return result
+    mapped = (ring_map_memory(base, ring_file_size(capacity), MAP_FIXED) != MAP_FAILED
+              and ring_mirror(base, <char *>base, capacity))
+    return ring_set_memory(ring, base, capacity, mapped or ring_map_memfd(base, capacity, 0))
+
+
+cdef inline bint ring_replace_memory(void *base, uint64_t capacity, uint64_t position
+                                     ) noexcept nogil:
+    """Move new memory over the mapping at `base`. Its Positions are all `position`.
+
+    The positions are stored before the memory is moved, because other threads may read them.
+    Return False, and leave the ring as it was, on failure.
+    """
+    cdef uint64_t size = ring_file_size(capacity)
+    cdef char *memory = <char *>ring_map_memory(NULL, size, 0)
+    cdef Positions *positions = <Positions *>(memory + POSITIONS_OFFSET)
+    if memory == MAP_FAILED:
+        return False
+    store_relaxed(&positions.head.value, position)
+    store_relaxed(&positions.tail.value, position)
+    store_relaxed(&positions.sent_pos.value, position)
+    if ring_mirror(base, memory, capacity):
+        if mremap(memory, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, base) != MAP_FAILED:
+            return True
+        ring_mirror(base, <char *>base, capacity)       # the mirror of what is still there
+    munmap(memory, size)
+    return False
 
 
 cdef inline bint ring_detach(Ring *ring) noexcept nogil:
@@ -227,21 +307,10 @@ cdef inline bint ring_detach(Ring *ring) noexcept nogil:
     stopped, and no producer is between ring_try_reserve() and ring_commit(). Other threads may
     read the positions meanwhile. The addresses of the ring do not change.
     """
+    cdef void *base = ring.memory - page_size()
     cdef uint64_t head = load_relaxed(&ring.positions.head.value)
-    cdef int fd = ring_create_memfd(ring.capacity)
-    cdef bint detached
-    cdef int i
-    if fd < 0:
-        return False
-    detached = True
-    for i in range(<int>(sizeof(Positions) // sizeof(line_u64))):
-        if pwrite(fd, &head, sizeof(head),
-                  <int64_t>(POSITIONS_OFFSET + i * sizeof(line_u64))) != sizeof(head):
-            detached = False
-    if detached:
-        detached = ring_map_at(ring.memory - page_size(), ring.capacity, fd, True)
-    close(fd)
-    return detached
+    return (ring_replace_memory(base, ring.capacity, head)
+            or ring_map_memfd(base, ring.capacity, head))
 
 
 cdef inline bint ring_attach(Ring *ring, int fd, RecoveryStats *stats) noexcept nogil:

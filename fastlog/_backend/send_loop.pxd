@@ -20,7 +20,8 @@ from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, TRUNCATED, Ring, hea
 from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
                                          ErrnoClass, transport_adopt, transport_classify,
                                          transport_close, transport_connect,
-                                         transport_grow_buffer, transport_send,
+                                         transport_connects_early, transport_grow_buffer,
+                                         transport_has_moved, transport_send,
                                          transport_truncated_size)
 from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail,
                                       writer_release, writer_unlock_tail)
@@ -208,6 +209,30 @@ cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     return DRAIN_MORE
 
 
+cdef inline void writer_connect_early(Writer *writer) noexcept nogil:
+    """Connect before the first record, if that takes no look-up. A failure does no harm.
+
+    The path may be out of reach later, after chroot(2) or setuid(2), and descriptors may be used
+    up. Only the thread that creates the writer, before any other thread has it.
+    """
+    if transport_connects_early(&writer.transport) and transport_connect(&writer.transport) == 0:
+        store_relaxed(&writer.has_socket, 1)
+        writer.was_connected = True
+
+
+cdef inline void writer_follow_host(Writer *writer) noexcept nogil:
+    """Disconnect a datagram socket if its host has moved, and not in a crash.
+
+    A look-up is not async-signal-safe, and is made without the tail, because it may take long.
+    """
+    cdef bint locked
+    if load_relaxed(&writer.crashing.value) or not transport_has_moved(&writer.transport):
+        return
+    locked = writer_lock_tail(writer)
+    writer_disconnect(writer)
+    writer_unlock_tail(writer, locked)
+
+
 cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
     """Return whether there is a record to send. Acquires the tail itself."""
     cdef bint locked = writer_lock_tail(writer)
@@ -243,6 +268,7 @@ cdef inline DrainResult writer_drain(Writer *writer) noexcept nogil:
     cdef DrainResult result
     cdef bint locked
     while not load_acquire(&writer.stop.value):
+        writer_follow_host(writer)
         if writer.transport.fd < 0 or writer.transport.connecting:
             result = writer_connect(writer) if writer_has_records(writer) else DRAIN_RING_EMPTY
         else:

@@ -4,26 +4,27 @@ Only the writer thread uses a Transport, so nothing here is atomic. Before the t
 thread that creates the writer fills in the addresses and options. In a crash without a writer
 thread, the signal handler uses it.
 """
-from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
-                         ENOBUFS, ENOMEM, ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, ETOOMANYREFS,
-                         errno)
+from libc.errno cimport (EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
+                         ENOBUFS, ENOMEM, ENOSYS, ENOTCONN, EPERM, EPIPE, EPROTOTYPE, ETIMEDOUT,
+                         ETOOMANYREFS, errno)
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
-from posix.types cimport off_t
-from posix.unistd cimport close, pwrite
+from posix.time cimport timespec
+from posix.unistd cimport close
 
-from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
+from fastlog._backend.destination cimport (Address, Destination, destination_add_path,
+                                           destination_has_moved, destination_is_host,
+                                           destination_next)
 from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
-from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
-                                     CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
-                                     F_SEAL_SHRINK, F_SEAL_WRITE, IPPROTO_TCP, MFD_ALLOW_SEALING,
-                                     MFD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLOUT,
-                                     SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO,
-                                     SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
-                                     SOL_SOCKET, TCP_NODELAY, addrinfo, cmsghdr, connect, fcntl,
-                                     freeaddrinfo, getaddrinfo, getsockopt, iovec, memfd_create,
-                                     mmsghdr, msghdr, poll, pollfd, recv, send, sendmmsg, sendmsg,
-                                     setsockopt, sockaddr, sockaddr_storage, sockaddr_un, socket,
+from fastlog._backend.memfd cimport memfd_make_record
+from fastlog._backend.posix cimport (CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, IPPROTO_TCP,
+                                     MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLERR, POLLHUP,
+                                     POLLOUT, SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE,
+                                     SO_SNDTIMEO, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
+                                     SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, cmsghdr, connect,
+                                     getsockopt, iovec, mmsghdr, msghdr, poll_descriptors, pollfd,
+                                     recv, send, sendmmsg, sendmsg, setsockopt, sockaddr, socket,
                                      socklen_t, timeval)
 
 
@@ -37,9 +38,7 @@ cdef extern from *:
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at most
-    TRANSPORT_ADDRESSES = 8       # addresses of a host at most (the rest is ignored)
     SEND_TIMEOUT = 4 * MILLISECOND      # ns that a blocking send waits for space for one datagram
-    HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
     # Bytes of SO_SNDBUF that a unix datagram cannot use: Linux, unix_dgram_sendmsg in
     # net/unix/af_unix.c.
     UNIX_OVERHEAD = 32
@@ -52,28 +51,22 @@ cdef enum ErrnoClass:             # what the writer must do about an errno
     RECONNECT                     # the connection is gone: the records stay in the ring
     TOO_LONG                      # the kernel never accepts a record of this length
 
-ctypedef struct Address:
-    sockaddr_storage storage
-    socklen_t length
-
 ctypedef struct Transport:
     int fd                        # -1: none
     bint connecting               # connect(2) is in progress on fd, until POLLOUT
     int socktype                  # as configured, 0 for datagram with fallback to stream
     int connected_socktype        # of fd
-    # The destinations: for unix sockets constant, for a host the addresses that it resolved to.
-    Address addresses[TRANSPORT_ADDRESSES]
-    int address_count
-    int next_address              # network: index of the address to try next
-    char host[HOST_MAX]           # "": unix sockets
-    char service[8]               # the port in decimal
-    uint64_t resolved_at          # monotonic ns
+    Destination destination
     uint64_t connect_timeout      # ns, 0 for the kernel's own
     uint64_t connect_started      # monotonic ns, while `connecting`
     bint by_memfd                 # journald: a record too long for a datagram goes as a file
     bint adopting                 # never connect: other threads connect sockets and offer them
     bint blocking_send            # a send to a unix datagram socket may wait, SEND_TIMEOUT each
     int send_flags                # for fd
+    # System calls that a filter refuses, by a success of the one that replaced it:
+    bint no_sendmmsg
+    bint no_send
+    bint no_sendmsg
     bint sanitize_stream          # a stream in place of datagrams: the records are not framed
     iovec parts[TRANSPORT_BATCH]  # the batch, one part for each record
     mmsghdr messages[TRANSPORT_BATCH]   # one for each part
@@ -93,19 +86,14 @@ cdef inline void transport_add_path(Transport *transport, const char *path,
                                     size_t size) noexcept nogil:
     """Add the path of a unix socket, at most 107 bytes, or 108 if abstract (led by a NUL).
 
-    Only the thread that creates the writer, for at most TRANSPORT_ADDRESSES paths.
+    Only the thread that creates the writer, for at most DESTINATION_ADDRESSES paths.
     """
-    cdef Address *address = &transport.addresses[transport.address_count]
-    cdef sockaddr_un *unix_address = <sockaddr_un *>&address.storage
-    unix_address.sun_family = AF_UNIX
-    memcpy(unix_address.sun_path, path, size)
-    address.length = <socklen_t>(sizeof(unix_address.sun_family) + size + (1 if path[0] else 0))
-    transport.address_count += 1
+    destination_add_path(&transport.destination, path, size)
 
 
 cdef inline bint transport_is_network(Transport *transport) noexcept nogil:
     """Return whether the destination is a host, and not unix sockets. Any thread."""
-    return transport.host[0] != 0
+    return destination_is_host(&transport.destination)
 
 
 cdef inline void transport_close(Transport *transport) noexcept nogil:
@@ -118,36 +106,10 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
 
 # --- connecting --------------------------------------------------------------------------------
 
-cdef inline int transport_resolve(Transport *transport) noexcept nogil:
-    """Resolve the host. Block as long as the resolver does. Return 0 or an errno."""
-    cdef addrinfo hints
-    cdef addrinfo *results = NULL
-    cdef addrinfo *item
-    cdef int error
-    memset(&hints, 0, sizeof(hints))
-    hints.ai_socktype = transport.socktype or SOCK_DGRAM
-    hints.ai_flags = AI_NUMERICSERV
-    error = getaddrinfo(transport.host, transport.service, &hints, &results)
-    transport.resolved_at = monotonic_ns()
-    transport.next_address = 0
-    transport.address_count = 0
-    if error != 0:
-        return errno if error == EAI_SYSTEM else EHOSTUNREACH
-    item = results
-    while item != NULL and transport.address_count < TRANSPORT_ADDRESSES:
-        memcpy(&transport.addresses[transport.address_count].storage, item.ai_addr,
-               item.ai_addrlen)
-        transport.addresses[transport.address_count].length = item.ai_addrlen
-        transport.address_count += 1
-        item = item.ai_next
-    freeaddrinfo(results)
-    return 0
-
-
 cdef inline int transport_try_address(Transport *transport, int index,
                                       int socktype) noexcept nogil:
     """Connect a new socket to one address. Return as transport_connect()."""
-    cdef Address *address = &transport.addresses[index]
+    cdef Address *address = &transport.destination.addresses[index]
     cdef int error = 0, enabled = 1
     cdef bint blocking = (transport.blocking_send and socktype == SOCK_DGRAM
                           and not transport_is_network(transport))
@@ -181,7 +143,7 @@ cdef inline int transport_try_address(Transport *transport, int index,
 cdef inline int transport_connect_unix(Transport *transport) noexcept nogil:
     """Connect to the first path that accepts. Return as transport_connect()."""
     cdef int error = 0
-    for i in range(transport.address_count):
+    for i in range(transport.destination.address_count):
         error = transport_try_address(transport, i, transport.socktype or SOCK_DGRAM)
         # EPROTOTYPE means that the listener has the other type: unix(7).
         if error == EPROTOTYPE and transport.socktype == 0:
@@ -194,22 +156,17 @@ cdef inline int transport_connect_unix(Transport *transport) noexcept nogil:
 cdef inline int transport_connect_network(Transport *transport) noexcept nogil:
     """Connect to the next address of the host. Return as transport_connect().
 
-    An address whose connect fails later is followed by the next one in the next call. When all
-    addresses have been tried, resolve the host again, at most once a second.
+    An address whose connect fails later is followed by the next one in the next call.
     """
-    cdef int error = 0
-    if transport.next_address >= transport.address_count:
-        transport.next_address = 0
-        if (transport.address_count == 0
-                or monotonic_ns() - transport.resolved_at >= SECOND):
-            error = transport_resolve(transport)
-    while error == 0 and transport.next_address < transport.address_count:
-        error = transport_try_address(transport, transport.next_address,
-                                      transport.socktype or SOCK_DGRAM)
-        transport.next_address += 1
+    cdef Destination *destination = &transport.destination
+    cdef int socktype = transport.socktype or SOCK_DGRAM
+    cdef int error = destination_next(destination, socktype)
+    while error == 0 and destination.next_address < destination.address_count:
+        error = transport_try_address(transport, destination.next_address, socktype)
+        destination.next_address += 1
         if error == 0 or error == EINPROGRESS:
             return error
-        if transport.next_address < transport.address_count:
+        if destination.next_address < destination.address_count:
             error = 0
     return error
 
@@ -217,18 +174,21 @@ cdef inline int transport_connect_network(Transport *transport) noexcept nogil:
 cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
     """Check the connect in progress. Return as transport_connect()."""
     cdef pollfd writable
+    cdef timespec at_once
     cdef int error = 0
     cdef socklen_t size = sizeof(error)
+    memset(&at_once, 0, sizeof(at_once))
     writable.fd = transport.fd
     writable.events = POLLOUT
     writable.revents = 0
-    if poll(&writable, 1, 0) == 0:
+    if poll_descriptors(&writable, 1, &at_once) == 0:
         if (transport.connect_timeout == 0
                 or monotonic_ns() - transport.connect_started < transport.connect_timeout):
             return EINPROGRESS
         error = ETIMEDOUT
     elif getsockopt(transport.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
-        error = errno
+        # A filter refuses getsockopt(2). Then only poll(2) shows whether the connect has failed.
+        error = ECONNREFUSED if writable.revents & (POLLERR | POLLHUP) else 0
     transport.connecting = False
     if error:
         transport_close(transport)
@@ -241,13 +201,32 @@ cdef inline int transport_connect(Transport *transport) noexcept nogil:
     Datagram sockets are connected too, because only then poll(2) reports space in the peer's
     queue.
     """
+    cdef int error
     if transport.connecting:
-        return transport_finish_connect(transport)
+        error = transport_finish_connect(transport)
+        if (error == 0 or error == EINPROGRESS or transport.destination.next_address
+                >= transport.destination.address_count):
+            return error          # else at once to the next address
     if transport.adopting:
         return ENOTCONN
     if transport_is_network(transport):
         return transport_connect_network(transport)
     return transport_connect_unix(transport)
+
+
+cdef inline bint transport_connects_early(Transport *transport) noexcept nogil:
+    """Return whether a connect needs no look-up, so that any thread may make it."""
+    return not transport.adopting and (not transport_is_network(transport)
+                                       or transport.destination.numeric)
+
+
+cdef inline bint transport_has_moved(Transport *transport) noexcept nogil:
+    """Return whether a UDP socket is connected to an address that the host no longer has.
+
+    Look the host up if the last look-up is old, and block as long as the resolver does.
+    """
+    return (transport.connected_socktype == SOCK_DGRAM and not transport.adopting
+            and destination_has_moved(&transport.destination))
 
 
 cdef inline void transport_adopt(Transport *transport, int fd) noexcept nogil:
@@ -273,6 +252,60 @@ cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
     # ECONNREFUSED, ENOTCONN, ECONNRESET and EPIPE follow when the daemon has exited. For an errno
     # that nobody foresaw, a new socket is the only remedy.
     return RECONNECT
+
+
+cdef inline bint transport_is_refused(int error) noexcept nogil:
+    """Return whether a seccomp filter may have refused the system call itself.
+
+    EPERM may also be a firewall's answer to this datagram.
+    """
+    return error == ENOSYS or error == EPERM
+
+
+cdef inline ssize_t transport_send_message(Transport *transport, msghdr *message) noexcept nogil:
+    """Send as sendmsg(2). Where a filter refuses that, send the first part only."""
+    cdef ssize_t size
+    if not transport.no_sendmsg:
+        size = sendmsg(transport.fd, message, transport.send_flags)
+        if size >= 0 or not transport_is_refused(errno):
+            return size
+    size = send(transport.fd, message.msg_iov.iov_base, message.msg_iov.iov_len,
+                transport.send_flags)
+    transport.no_sendmsg = transport.no_sendmsg or size >= 0
+    return size
+
+
+cdef inline bint transport_send_datagram(Transport *transport, int index) noexcept nogil:
+    """Send parts[index] as a datagram. Return False, with errno set, on failure."""
+    cdef ssize_t size
+    if not transport.no_send:
+        size = send(transport.fd, transport.parts[index].iov_base,
+                    transport.parts[index].iov_len, transport.send_flags)
+        if size >= 0 or not transport_is_refused(errno):
+            return size >= 0
+    size = transport_send_message(transport, &transport.messages[index].msg_hdr)
+    transport.no_send = transport.no_send or size >= 0
+    return size >= 0
+
+
+cdef inline int transport_send_each(Transport *transport, int count) noexcept nogil:
+    """Send parts[:count] as datagrams, one by one. Return as sendmmsg(2)."""
+    cdef int sent = 0
+    while sent < count and transport_send_datagram(transport, sent):
+        sent += 1
+    return sent if sent else -1
+
+
+cdef inline int transport_send_datagrams(Transport *transport, int count) noexcept nogil:
+    """Send parts[:count] as datagrams. Return as sendmmsg(2)."""
+    cdef int sent
+    if count == 1 or transport.no_sendmmsg:
+        return transport_send_each(transport, count)
+    sent = sendmmsg(transport.fd, transport.messages, count, transport.send_flags)
+    if sent < 0 and transport_is_refused(errno):
+        sent = transport_send_each(transport, count)
+        transport.no_sendmmsg = sent > 0
+    return sent
 
 
 cdef inline bint transport_send_residual(Transport *transport,
@@ -311,7 +344,7 @@ cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
     message.msg_iovlen = count
     transport.parts[0].iov_base = <char *>first_part.iov_base + half_sent.partial
     transport.parts[0].iov_len = first_part.iov_len - half_sent.partial
-    size = sendmsg(transport.fd, &message, transport.send_flags)
+    size = transport_send_message(transport, &message)
     transport.parts[0] = first_part
     if size < 0:
         return -1
@@ -321,28 +354,6 @@ cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
         complete += 1
     half_sent.partial = size
     return complete
-
-
-cdef inline int transport_make_memfd(const char *data, size_t size) noexcept nogil:
-    """Create a sealed memfd that holds `data`. Return it, or -1 with errno set.
-
-    Async-signal-safe. The caller owns the descriptor.
-    """
-    cdef int fd = memfd_create("fastlog-record", MFD_CLOEXEC | MFD_ALLOW_SEALING)
-    cdef size_t offset = 0
-    cdef ssize_t written
-    while fd >= 0 and offset < size:
-        written = pwrite(fd, data + offset, size - offset, <off_t>offset)
-        if written > 0:
-            offset += written
-        elif errno != EINTR:
-            close(fd)
-            return -1
-    if fd >= 0 and fcntl(fd, F_ADD_SEALS,
-                         F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0:
-        close(fd)
-        return -1
-    return fd
 
 
 cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
@@ -355,8 +366,8 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     cdef uint64_t control_data[4]     # aligned, for one descriptor
     cdef ssize_t sent
     cdef int error
-    cdef int fd = transport_make_memfd(<char *>transport.parts[0].iov_base,
-                                       transport.parts[0].iov_len)
+    cdef int fd = memfd_make_record(<char *>transport.parts[0].iov_base,
+                                    transport.parts[0].iov_len)
     if fd < 0:
         if transport_classify(errno) != WAIT_MEMORY:
             errno_set(EMSGSIZE)
@@ -390,12 +401,8 @@ cdef inline int transport_send(Transport *transport, HalfSent *half_sent,
     while True:
         if transport.connected_socktype == SOCK_STREAM:
             result = transport_send_stream(transport, half_sent, count)
-        elif count == 1:
-            result = <int>send(transport.fd, transport.parts[0].iov_base,
-                               transport.parts[0].iov_len, transport.send_flags)
-            result = -1 if result < 0 else 1
         else:
-            result = sendmmsg(transport.fd, transport.messages, count, transport.send_flags)
+            result = transport_send_datagrams(transport, count)
         if result < 0 and errno == EMSGSIZE and transport.by_memfd:
             result = transport_send_memfd(transport)
         if result >= 0 or errno != EINTR:

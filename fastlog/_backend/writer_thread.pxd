@@ -10,7 +10,7 @@ from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, l
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK,
-                                     eventfd, page_size, pollfd, ppoll, pthread_create,
+                                     eventfd, page_size, poll_descriptors, pollfd, pthread_create,
                                      pthread_detach, pthread_join, pthread_mutex_init,
                                      pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
                                      pthread_sigmask, pthread_timedjoin_np, sigfillset, sigset_t)
@@ -54,7 +54,7 @@ cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint await_writa
     descriptors[0].revents = 0
     descriptors[1].fd = writer.transport.fd
     descriptors[1].events = POLLOUT
-    ppoll(descriptors, 2 if await_writable else 1, &limit if timeout else NULL, NULL)
+    poll_descriptors(descriptors, 2 if await_writable else 1, &limit if timeout else NULL)
     if descriptors[0].revents:
         read(writer.wake_fd, &wakeups, sizeof(wakeups))
 
@@ -243,6 +243,14 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
         writer.joinable = False
     pthread_mutex_unlock(&writer.lifecycle_lock)
     return joined
+
+
+cdef inline void writer_hang_up(Writer *writer) noexcept nogil:
+    """Close the socket of a writer that has no thread, and may never have had one. Any thread."""
+    pthread_mutex_lock(&writer.lifecycle_lock)
+    if not writer.joinable and load_seq_cst(&writer.state.value) == STOPPED:
+        writer_disconnect(writer)
+    pthread_mutex_unlock(&writer.lifecycle_lock)
 
 
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
