@@ -64,7 +64,8 @@ class BaseHandler(logging.handlers.SysLogHandler):
         from fastlog import _reporting
 
         self._reporting = _reporting
-        self.address = address
+        vars(self)["address"] = address
+        self._block_timeout = options.block_timeout
         self.urgent_level = _validation.level("urgent_level", urgent_level)
         self.close_timeout = _validation.seconds("close_timeout", close_timeout)
         self._orphans: OrphanedSpools | None = None
@@ -104,6 +105,43 @@ class BaseHandler(logging.handlers.SysLogHandler):
     emit = _emit.emit
     __setattr__ = _emit.handler_set_attribute
     __delattr__ = _emit.handler_delete_attribute
+
+    # --- the address -------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str | tuple[str, int]:  # type: ignore[override]
+        """The destination. An assigned one takes effect at once, also for records that wait.
+
+        Records logged before are first given block_timeout to arrive at the old one.
+
+        Raises TypeError or ValueError as the constructor does, and AttributeError with a spool,
+        whose file names the destination.
+        """
+        try:
+            return vars(self)["address"]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError("address") from None
+
+    @address.setter
+    def address(self, value: object) -> None:
+        if "_engine" not in vars(self):           # a subclass, before the constructor has run
+            vars(self)["address"] = value
+            return
+        if self._orphans is not None:
+            raise AttributeError("address cannot be assigned to a handler with a spool, whose file "
+                                 "names the destination; make a new handler")
+        paths, host, port = self._parse_address(value)
+        address = paths[0] if paths else (host, port)
+        if address == vars(self)["address"]:
+            return
+        destination = _validation.native_destination(paths, host, port)
+        self._engine.flush(self._block_timeout)
+        self._engine.set_destination(*destination)
+        vars(self)["address"] = address
+
+    def _parse_address(self, value: object) -> tuple[tuple[str, ...], str, int]:
+        """Return (paths, host, port) of an assigned address. Raise TypeError or ValueError."""
+        raise NotImplementedError
 
     def _renew_socket(self) -> None:
         """Connect again, where Engine.wants_socket(). Only a subclass that connects needs it."""

@@ -30,7 +30,8 @@ cdef class Engine:
     # and loads `writer` again after anything that may have waited or run Python code.
     cdef Writer *writer               # replaced after a fork, and when its thread hangs
     cdef atomic_u64 fork_epoch        # of the process that `writer` belongs to
-    # Constant, copied from the EngineOptions:
+    # Copied from the EngineOptions. set_destination() replaces the first two lines, the rest is
+    # constant:
     cdef tuple paths                  # of bytes
     cdef bytes host, service
     cdef int socktype

@@ -5,11 +5,12 @@ This is the only door between Python and the native code of `_backend`. Records 
 leave through the writer thread, which never takes the GIL. DESIGN.md describes both.
 """
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memchr, memcpy
 from posix.unistd cimport getpid
 
@@ -18,7 +19,7 @@ from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, 
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, STALLED, UNSENDABLE,
                                         Loss, count_loss, sum_losses)
-from fastlog._backend.destination cimport destination_set_host
+from fastlog._backend.destination cimport Destination
 from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
@@ -26,13 +27,14 @@ from fastlog._backend.posix cimport SOCK_STREAM
 from fastlog._backend.ring cimport (DISCARDED, TRUNCATED, Record, record_bytes, record_span,
                                     ring_commit, ring_detach, ring_try_reserve, ring_used)
 from fastlog._backend.send_loop cimport writer_connect_early
-from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_add_path,
-                                         transport_is_network)
+from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_is_network)
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
-                                      writer_evict, writer_offer_socket)
+                                      writer_evict, writer_offer_destination,
+                                      writer_offer_socket)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
                                              writer_discard_inherited, writer_hang_up,
                                              writer_notify, writer_start, writer_stop)
+from fastlog._engine.addresses cimport fill_destination
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
@@ -142,7 +144,6 @@ cdef class Engine:
         """
         cdef Writer *writer = writer_create(self.capacity, self.linger, self.socktype, spool_fd,
                                             read_only)
-        cdef bytes path
         if writer == NULL:
             if errno == EBADMSG:
                 raise OSError(EBADMSG, "the spool is damaged: its positions are inconsistent",
@@ -150,12 +151,7 @@ cdef class Engine:
             PyErr_SetFromErrno(OSError)
         writer.pid = getpid()
         writer.evicting = self.overflow == DROP_OLDEST
-        for path in self.paths:
-            transport_add_path(&writer.transport, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
-        # EngineOptions has checked that both fit, with their NUL.
-        destination_set_host(&writer.transport.destination, PyBytes_AS_STRING(self.host),
-                             PyBytes_AS_STRING(self.service), len(self.host) + 1,
-                             len(self.service) + 1)
+        fill_destination(&writer.transport.destination, self.paths, self.host, self.service)
         writer.transport.connect_timeout = self.connect_timeout
         writer.transport.adopting = self.adopting
         writer.transport.by_memfd = self.framing == ENTRY
@@ -437,6 +433,20 @@ cdef class Engine:
     def adopt(self, int fd):
         """Hand over a connected socket. The engine owns the descriptor from then on."""
         writer_offer_socket(engine_writer(self), fd)
+
+    def set_destination(self, tuple paths not None, bytes host not None, bytes service not None):
+        """Connect to these paths, or to this host, from now on: _validation.native_destination().
+
+        Records that are not sent yet go there, too.
+        """
+        cdef Writer *writer = engine_writer(self)
+        cdef Destination *destination = <Destination *>malloc(sizeof(Destination))
+        if destination == NULL:
+            raise MemoryError
+        fill_destination(destination, paths, host, service)
+        with cython.critical_section(self):
+            self.paths, self.host, self.service = paths, host, service
+            writer_offer_destination(writer, destination)
 
     # --- the life cycle ------------------------------------------------------------------------
 

@@ -348,6 +348,13 @@ def encoded_host(host: str) -> bytes:
     return encoded
 
 
+def native_destination(paths: Sequence[str], host: str,
+                       port: int) -> tuple[tuple[bytes, ...], bytes, bytes]:
+    """Return (paths, host, service) as Engine takes them, from what syslog_address() returns."""
+    return (tuple(absolute_socket_path(path) for path in paths), encoded_host(host),
+            str(port).encode())
+
+
 # --- the options of an engine --------------------------------------------------------------------
 
 class EngineOptions:
@@ -390,11 +397,9 @@ class EngineOptions:
         max_size: int = 0,
         split: bool = False,
     ) -> None:
-        self.paths = tuple(absolute_socket_path(path) for path in paths)
+        self.paths, self.host, self.service = native_destination(paths, hostname, port)
         self.hostname = hostname
-        self.host = encoded_host(hostname)
         self.port = port
-        self.service = str(port).encode()
         self.socktype = socktype or 0
         self.connect_timeout = connect_timeout
         self.adopting = adopting

@@ -171,6 +171,12 @@ class SysLogHandler(BaseHandler):
             self.createSocket()
             self._hand_over_socket()
 
+    def _parse_address(self, value: object) -> tuple[tuple[str, ...], str, int]:
+        paths, host, port, _ = _validation.syslog_destination(value, self.socktype)
+        self._destination = (host, port)
+        self.unixsocket = bool(paths)
+        return paths, host, port
+
     def _make_encoder(self, **fields: object) -> Encoder | None:
         if self.protocol == "stdlib" and all(value is None for value in fields.values()):
             return None

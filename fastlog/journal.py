@@ -87,3 +87,6 @@ class JournalHandler(BaseHandler):
             capacity=capacity, overflow=overflow, block_timeout=block_timeout, linger=linger)
         super().__init__(options, address=paths[0], urgent_level=urgent_level,
                          close_timeout=close_timeout, spool=spool)
+
+    def _parse_address(self, value: object) -> tuple[tuple[str, ...], str, int]:
+        return (_validation.local_address(value),), "", 0

@@ -6,11 +6,13 @@ tail, see writer_lock_tail().
 """
 from libc.errno cimport EINPROGRESS, EMSGSIZE, errno
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
 
 from fastlog._backend.atomics cimport (add_relaxed, exchange_seq_cst, load_acquire, load_relaxed,
                                        store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
+from fastlog._backend.destination cimport Destination
 from fastlog._backend.framing cimport frame_sanitize, frame_truncate
 from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport SOCK_STREAM, iovec, page_size
@@ -24,7 +26,8 @@ from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY,
                                          transport_has_moved, transport_send,
                                          transport_truncated_size)
 from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail,
-                                      writer_release, writer_unlock_tail)
+                                      writer_release, writer_take_destination,
+                                      writer_unlock_tail)
 
 
 cdef enum:
@@ -220,17 +223,25 @@ cdef inline void writer_connect_early(Writer *writer) noexcept nogil:
         writer.was_connected = True
 
 
-cdef inline void writer_follow_host(Writer *writer) noexcept nogil:
-    """Disconnect a datagram socket if its host has moved, and not in a crash.
+cdef inline void writer_follow_destination(Writer *writer) noexcept nogil:
+    """Disconnect if another destination was offered, or if the host has moved. Not in a crash.
 
     A look-up is not async-signal-safe, and is made without the tail, because it may take long.
     """
+    cdef Destination *offered
     cdef bint locked
-    if load_relaxed(&writer.crashing.value) or not transport_has_moved(&writer.transport):
+    if load_relaxed(&writer.crashing.value):
+        return
+    offered = writer_take_destination(writer)
+    if offered == NULL and not transport_has_moved(&writer.transport):
         return
     locked = writer_lock_tail(writer)
     writer_disconnect(writer)
     writer_unlock_tail(writer, locked)
+    if offered != NULL:
+        writer.transport.destination = offered[0]
+        writer.backoff = 0
+        free(offered)
 
 
 cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
@@ -268,7 +279,7 @@ cdef inline DrainResult writer_drain(Writer *writer) noexcept nogil:
     cdef DrainResult result
     cdef bint locked
     while not load_acquire(&writer.stop.value):
-        writer_follow_host(writer)
+        writer_follow_destination(writer)
         if writer.transport.fd < 0 or writer.transport.connecting:
             result = writer_connect(writer) if writer_has_records(writer) else DRAIN_RING_EMPTY
         else:

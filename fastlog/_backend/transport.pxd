@@ -13,9 +13,8 @@ from posix.time cimport timespec
 from posix.unistd cimport close
 
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
-from fastlog._backend.destination cimport (Address, Destination, destination_add_path,
-                                           destination_has_moved, destination_is_host,
-                                           destination_next)
+from fastlog._backend.destination cimport (Address, Destination, destination_has_moved,
+                                           destination_is_host, destination_next)
 from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
 from fastlog._backend.memfd cimport memfd_make_record
 from fastlog._backend.posix cimport (CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, IPPROTO_TCP,
@@ -80,15 +79,6 @@ cdef inline void transport_init(Transport *transport, int socktype) noexcept nog
     for i in range(TRANSPORT_BATCH):
         transport.messages[i].msg_hdr.msg_iov = &transport.parts[i]
         transport.messages[i].msg_hdr.msg_iovlen = 1
-
-
-cdef inline void transport_add_path(Transport *transport, const char *path,
-                                    size_t size) noexcept nogil:
-    """Add the path of a unix socket, at most 107 bytes, or 108 if abstract (led by a NUL).
-
-    Only the thread that creates the writer, for at most DESTINATION_ADDRESSES paths.
-    """
-    destination_add_path(&transport.destination, path, size)
 
 
 cdef inline bint transport_is_network(Transport *transport) noexcept nogil:

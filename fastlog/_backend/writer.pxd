@@ -43,6 +43,7 @@ different value and does not sleep.
 DESIGN.md describes the adaptive linger interval.
 """
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, write
 
@@ -51,6 +52,7 @@ from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, exc
                                        load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._backend.counters cimport EVICTED, Counters, count_loss
+from fastlog._backend.destination cimport Destination
 from fastlog._backend.half_sent cimport HalfSent, half_sent_save
 from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock,
                                      pthread_mutex_trylock, pthread_mutex_unlock, pthread_t)
@@ -83,6 +85,7 @@ ctypedef struct Writer:
     # one when it ends.
     line_u64 outage_epoch
     line_u64 offered_fd           # a connected socket to adopt, its descriptor + 1, or 0
+    line_u64 offered_destination  # where to connect from now on, a Destination *, or 0
     atomic_u64 has_socket         # 1: connected (read by threads that could offer a socket)
     line_u64 crashing             # 1: the process is about to end, see _engine/crash_drain.pyx
     # In a crash the writer may pass records that are not finished. If this position is greater
@@ -144,6 +147,19 @@ cdef inline void writer_offer_socket(Writer *writer, int fd) noexcept nogil:
     cdef uint64_t previous = exchange_seq_cst(&writer.offered_fd.value, <uint64_t>(fd + 1))
     if previous:
         close(<int>(previous - 1))
+    writer_wake(writer)
+
+
+cdef inline Destination *writer_take_destination(Writer *writer) noexcept nogil:
+    """Return the destination that was offered, which the caller frees, or NULL. Any thread."""
+    if load_relaxed(&writer.offered_destination.value) == 0:
+        return NULL
+    return <Destination *>exchange_seq_cst(&writer.offered_destination.value, 0)
+
+
+cdef inline void writer_offer_destination(Writer *writer, Destination *destination) noexcept nogil:
+    """Offer another destination, allocated with malloc(). The writer owns it. Any thread."""
+    free(<void *>exchange_seq_cst(&writer.offered_destination.value, <uint64_t>destination))
     writer_wake(writer)
 
 

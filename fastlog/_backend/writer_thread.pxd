@@ -1,6 +1,7 @@
 """The writer's thread: when it polls the ring, how it waits, how it starts and stops."""
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, read
@@ -24,8 +25,8 @@ from fastlog._backend.transport cimport (errno_set, transport_close, transport_i
                                          transport_is_network)
 from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer,
                                       WriterState, writer_enter_outage, writer_lock_tail,
-                                      writer_offer_socket, writer_sent_pos, writer_unlock_tail,
-                                      writer_wake)
+                                      writer_offer_socket, writer_sent_pos,
+                                      writer_take_destination, writer_unlock_tail, writer_wake)
 
 
 cdef enum:
@@ -256,6 +257,7 @@ cdef inline void writer_hang_up(Writer *writer) noexcept nogil:
 cdef inline void writer_destroy(Writer *writer) noexcept nogil:
     """Free a writer whose thread is stopped. No thread may use it any more."""
     writer_offer_socket(writer, -1)
+    free(writer_take_destination(writer))
     half_sent_reset(&writer.half_sent)
     transport_close(&writer.transport)
     ring_destroy(&writer.ring)
