@@ -123,7 +123,7 @@ cdef class Engine:
                 spool.release()   # whatever holds the exception also holds the spool
                 raise
         with nogil:
-            writer_connect_early(self.writer)
+            writer_connect_early(self.writer, NULL)
 
     def __dealloc__(self):
         if self.writer == NULL:
@@ -194,6 +194,7 @@ cdef class Engine:
                     writer = self.new_writer(-1, False)   # a damaged file must not stop a child
                 fd = -1
                 registry_remove(&registry, self.writer)
+                writer_connect_early(writer, self.writer)
                 writer_discard_inherited(self.writer)
                 self.spool = spool
                 self.spool_detached = False
@@ -446,6 +447,7 @@ cdef class Engine:
         fill_destination(destination, paths, host, service)
         with cython.critical_section(self):
             self.paths, self.host, self.service = paths, host, service
+            store_relaxed(&writer.has_socket, 0)      # where sockets are adopted, ask for one
             writer_offer_destination(writer, destination)
 
     # --- the life cycle ------------------------------------------------------------------------

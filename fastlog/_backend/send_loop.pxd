@@ -20,10 +20,10 @@ from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, TRUNCATED, Ring, hea
                                     record_bytes, record_span, ring_at, ring_discard, ring_peek,
                                     ring_prefault, ring_truncate)
 from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY, WAIT_WRITABLE,
-                                         ErrnoClass, transport_adopt, transport_classify,
+                                         ErrnoClass, Transport, transport_adopt, transport_classify,
                                          transport_close, transport_connect,
                                          transport_connects_early, transport_grow_buffer,
-                                         transport_has_moved, transport_send,
+                                         transport_has_moved, transport_inherit, transport_send,
                                          transport_truncated_size)
 from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail,
                                       writer_release, writer_take_destination,
@@ -212,13 +212,16 @@ cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     return DRAIN_MORE
 
 
-cdef inline void writer_connect_early(Writer *writer) noexcept nogil:
+cdef inline void writer_connect_early(Writer *writer, Writer *parent) noexcept nogil:
     """Connect before the first record, if that takes no look-up. A failure does no harm.
 
     The path may be out of reach later, after chroot(2) or setuid(2), and descriptors may be used
-    up. Only the thread that creates the writer, before any other thread has it.
+    up. In a forked child, `parent` is the writer that was copied, and otherwise NULL. Only the
+    thread that creates the writer, before any other thread has it.
     """
-    if transport_connects_early(&writer.transport) and transport_connect(&writer.transport) == 0:
+    cdef Transport *transport = &writer.transport
+    if transport_connects_early(transport) and transport_connect(transport) == 0 or (
+            parent != NULL and transport_inherit(transport, &parent.transport)):
         store_relaxed(&writer.has_socket, 1)
         writer.was_connected = True
 

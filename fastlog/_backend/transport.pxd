@@ -9,6 +9,7 @@ from libc.errno cimport (EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, EMFILE, EMSGS
                          ETOOMANYREFS, errno)
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
+from posix.stat cimport fstat, struct_stat
 from posix.time cimport timespec
 from posix.unistd cimport close
 
@@ -52,6 +53,7 @@ cdef enum ErrnoClass:             # what the writer must do about an errno
 
 ctypedef struct Transport:
     int fd                        # -1: none
+    uint64_t inode                # of fd, 0 if unknown: a child checks it before it inherits fd
     bint connecting               # connect(2) is in progress on fd, until POLLOUT
     int socktype                  # as configured, 0 for datagram with fallback to stream
     int connected_socktype        # of fd
@@ -96,6 +98,12 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
 
 # --- connecting --------------------------------------------------------------------------------
 
+cdef inline uint64_t transport_inode(int fd) noexcept nogil:
+    """Return the inode number of a descriptor, or 0 if there is none."""
+    cdef struct_stat status
+    return status.st_ino if fd >= 0 and fstat(fd, &status) == 0 else 0
+
+
 cdef inline int transport_try_address(Transport *transport, int index,
                                       int socktype) noexcept nogil:
     """Connect a new socket to one address. Return as transport_connect()."""
@@ -122,6 +130,7 @@ cdef inline int transport_try_address(Transport *transport, int index,
             close(fd)
             return error
     transport.fd = fd
+    transport.inode = transport_inode(fd)
     transport.connecting = error == EINPROGRESS
     transport.connect_started = monotonic_ns() if transport.connecting else 0
     transport.connected_socktype = socktype
@@ -208,6 +217,24 @@ cdef inline bint transport_connects_early(Transport *transport) noexcept nogil:
     """Return whether a connect needs no look-up, so that any thread may make it."""
     return not transport.adopting and (not transport_is_network(transport)
                                        or transport.destination.numeric)
+
+
+cdef inline bint transport_inherit(Transport *transport, Transport *parent) noexcept nogil:
+    """In a forked child without a socket, take over the parent's. Return whether that is possible.
+
+    The path of a unix socket may be out of the child's reach, after chroot(2) for example. Only
+    datagrams of two processes may share a socket. The inode number shows whether the descriptor is
+    still the socket that the copied memory means. The child closes its own descriptor only.
+    """
+    if (transport.fd >= 0 or transport.adopting or transport_is_network(transport)
+            or parent.connected_socktype != SOCK_DGRAM or parent.inode == 0
+            or transport_inode(parent.fd) != parent.inode):
+        return False
+    transport.fd = parent.fd
+    transport.inode = parent.inode
+    transport.connected_socktype = SOCK_DGRAM
+    transport.send_flags = parent.send_flags
+    return True
 
 
 cdef inline bint transport_has_moved(Transport *transport) noexcept nogil:

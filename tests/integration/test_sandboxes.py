@@ -201,6 +201,55 @@ assert handler.flush()
     assert sink.take_one() == b"<14>inside\0"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change its root directory")
+def test_chroot_before_a_fork(run_python, sink):
+    """A child that cannot reach the daemon's path shares the socket of its parent."""
+    run_python("""
+import ctypes, logging, os, sys, fastlog
+handler = fastlog.SysLogHandler(sys.argv[1])
+log = logging.Logger("x")
+log.addHandler(handler)
+os.chroot("/proc/self/task")
+os.chdir("/")
+child = ctypes.PyDLL(None).fork()
+log.info("parent" if child else "child")
+assert handler.flush()
+handler.close()
+if not child: os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+log.info("parent again")             # close() has closed the socket, and the path is out of reach
+assert not handler.flush(0.0)
+os._exit(0)
+""", sink.path)
+    assert sorted(sink.take(2)) == [b"<14>child\0", b"<14>parent\0"] and sink.is_empty()
+
+
+def test_child_inherits_no_other_file(run_python, sink, tmp_path):
+    """A child without a path to the daemon leaves a descriptor alone that is another file."""
+    run_python("""
+import ctypes, logging, os, sys, fastlog
+sockets = lambda: [int(fd) for fd in os.listdir("/proc/self/fd")
+                   if os.path.exists(f"/dev/fd/{fd}") and
+                   os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")]
+before = sockets()
+handler = fastlog.SysLogHandler(sys.argv[1])
+number, = set(sockets()) - set(before)
+log = logging.Logger("x")
+log.addHandler(handler)
+os.rename(sys.argv[1], sys.argv[1] + ".moved")
+child = ctypes.PyDLL(None).fork()
+if not child:
+    file = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+    os.dup2(file, number)
+    log.info("child")
+    assert not handler.flush(0.2) and os.fstat(number).st_size == 0
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+os.rename(sys.argv[1] + ".moved", sys.argv[1])
+""", sink.path, tmp_path / "file")
+    assert sink.is_empty()
+
+
 @pytest.mark.parametrize("network", [False, True], ids=["unix", "numeric host"])
 def test_descriptors_used_up_before_the_first_record(run_python, sink, network):
     """A handler that was made while there were descriptors sends when there are none."""

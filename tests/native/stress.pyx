@@ -16,11 +16,11 @@ from fastlog._backend.atomics cimport (add_relaxed, atomic_u64, load_acquire, lo
                                        store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, sum_losses
+from fastlog._backend.destination cimport destination_add_path
 from fastlog._backend.posix cimport SOCK_DGRAM, pthread_create, pthread_join, pthread_t, recv
 from fastlog._backend.ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                                     ring_commit, ring_create, ring_destroy, ring_peek,
                                     ring_release, ring_try_reserve)
-from fastlog._backend.transport cimport transport_add_path
 from fastlog._backend.writer cimport Writer, writer_await_tail
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_notify,
                                              writer_stop)
@@ -391,7 +391,7 @@ def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capaci
         if writer == NULL:
             raise OSError("writer_create failed")
         try:
-            transport_add_path(&writer.transport, path, len(path))
+            destination_add_path(&writer.transport.destination, path, len(path))
             run_init(&run, &writer.ring, producers, records)
             run.writer = writer
             run.paced = paced

@@ -1,12 +1,14 @@
 """A real journald: entries with all fields, its syslog socket, outages and forks."""
+import inspect
 import logging
 import os
 import signal
+import subprocess
 import sys
 from datetime import datetime
 
 import pytest
-from support import wait_until
+from support import seccomp, wait_until
 
 import fastlog
 from fastlog._frontend.journal_entry import OWN_FIELDS
@@ -191,6 +193,48 @@ log.warning("parent again")
     assert sorted(entry["MESSAGE"] for entry in entries) == ["child", "parent", "parent again"]
     for entry in entries:
         assert (entry["_PID"] == str(child)) is (entry["MESSAGE"] == "child")
+
+
+LONG_ENTRY = inspect.getsource(seccomp) + """
+import errno, logging, sys, fastlog
+handler = fastlog.JournalHandler(sys.argv[1], ident=sys.argv[2])    # connects as root
+os.setgid(65534)
+os.setuid(65534)
+refuse(errno.EPERM, *sys.argv[3:])
+log = logging.Logger("x")
+log.addHandler(handler)
+for text in "small", "long" * 100_000, "after": log.warning(text)
+assert handler.flush(30)
+assert handler.stats().sent == 3, handler.stats()
+"""
+
+
+def check_long_entry(journald):
+    entries = journald.wait_for_entries(IDENT, 3, timeout=20)
+    assert [entry["MESSAGE"] for entry in entries] == ["small", "long" * 100_000, "after"]
+
+
+@pytest.mark.skipif(not seccomp.NUMBERS, reason="the call numbers are not listed")
+@pytest.mark.parametrize("call", ["memfd_create", "fcntl"])
+def test_long_entry_without_memfd(run_python, journald, call):
+    """A long entry of an ordinary user arrives where a filter refuses memfds or their seals."""
+    journald.start()
+    os.chmod(journald.output.parent, 0o755)
+    run_python(LONG_ENTRY, journald.native, IDENT, call)
+    check_long_entry(journald)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sys/vm/memfd_noexec"), reason="needs Linux 6.3")
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_long_entry_under_memfd_noexec(journald, mode):
+    """A long entry of an ordinary user arrives whatever vm.memfd_noexec is."""
+    journald.start()
+    subprocess.run(
+        [*journald.enter, "unshare", "--pid", "--fork", "--mount-proc", "sh", "-ec",
+         f'echo {mode} > /proc/sys/vm/memfd_noexec; exec "$@"', "sh", sys.executable, "-c",
+         LONG_ENTRY, "/run/systemd/journal/socket", IDENT],
+        check=True, timeout=60)
+    check_long_entry(journald)
 
 
 ENDS = """
