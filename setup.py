@@ -10,7 +10,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 if not sys.platform.startswith("linux"):
-    sys.exit("fastlog needs Linux (memfd_create, eventfd, MADV_WIPEONFORK); "
+    sys.exit("fastlog needs Linux (mremap, futex, MADV_WIPEONFORK); "
              f"it has no port to {sys.platform} yet.")
 
 # Without -ffp-contract=off, gcc may use fused multiply-add, and the times in records could differ

@@ -109,7 +109,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
     # --- the address -------------------------------------------------------------------------
 
     @property
-    def address(self) -> str | tuple[str, int]:  # type: ignore[override]
+    def address(self) -> str | tuple[str, int]:
         """The destination. An assigned one takes effect at once, also for records that wait.
 
         Records logged before are first given block_timeout to arrive at the old one.

@@ -29,7 +29,7 @@ ctypedef struct Destination:
     Address addresses[DESTINATION_ADDRESSES]
     int address_count
     int next_address              # host: index of the address to try next
-    int skipped                   # host: addresses that the next look-up leaves out, as tried before
+    int skipped                   # host: addresses that the next look-up leaves out, tried before
     char host[HOST_MAX]           # "": unix sockets
     char service[8]               # the port in decimal
     bint numeric                  # `host` is an address, not a name

@@ -34,7 +34,7 @@ the ring's size, so one that reaches over the end is still contiguous in the add
                +-----------+--------------------+----------+
                | positions | data               | mirror   |
                +-----------+--------------------+----------+
-    file         page 0      page 1 to the end    page 1 on
+    offset       page 0      page 1 to the end    page 1 on
 
     producer                                 writer
     1. claim [head, head + span)             1. at tail: is the header COMMITTED?
@@ -51,9 +51,10 @@ zeroing, but then the bytes of an old message could pass for a committed record.
 
 The memory is anonymous and shared, which mremap(2) can map a second time without a descriptor and
 outside RLIMIT_FSIZE. Where mremap(2) cannot, the memory is a memfd. With a spool it is a file on
-disk that outlives the process (_spool/file.py). Its first page holds the positions. ring_recover() makes a file consistent again that a dead
-process left behind. For that purpose a header carries 26 check bits made from its position and
-length. The bytes of a message, or a damaged length, hardly ever match them.
+disk that outlives the process (_spool/file.py). The first page holds the positions.
+ring_recover() makes a file consistent again that a dead process left behind. For that purpose a
+header carries 26 check bits made from its position and length. The bytes of a message, or a
+damaged length, hardly ever match them.
 
 Memory orders. The code marks each operation with its label.
 

@@ -44,7 +44,7 @@ CALLS = ["fcntl", "ftruncate", "getsockopt", "madvise", "memfd_create", "mremap"
 @pytest.fixture
 def collect(make_sink):
     """Return a function that opens a socket and collects the records that arrive there."""
-    sinks, threads = [], []
+    threads = []
 
     def start(kind=socket.SOCK_DGRAM, address=None):
         sink, received, stop = make_sink(address, kind), [], threading.Event()
