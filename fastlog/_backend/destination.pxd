@@ -140,9 +140,10 @@ cdef inline bint destination_find(Destination *destination, Address *address) no
 
 
 cdef inline bint destination_has_moved(Destination *destination) noexcept nogil:
-    """Look a host up whose addresses are old. Return whether the one in use is no longer its.
+    """Look a host up whose addresses are old. Return whether they lack the one in use.
 
-    The one in use is that before next_address. For datagrams: a stream notices by itself.
+    The one in use is that before next_address. This is for datagrams only, because a stream ends
+    when its host goes away.
     """
     cdef Address current
     cdef int next_address = destination.next_address

@@ -112,7 +112,7 @@ assert handler.stats().reconnects == 1 and handler.stats().send_errors == 0
 
 
 def test_udp_stays_with_an_address_that_the_host_still_has(run_program, open_udp):
-    """Another order of the addresses, or more of them, is no reason to connect again."""
+    """Another order of the addresses, or more of them, does not cause a new connection."""
     port, (kept, other) = open_udp("127.0.0.2", "127.0.0.3")
     run_program("""
 set_addresses("127.0.0.2")

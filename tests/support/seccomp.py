@@ -13,15 +13,15 @@ import struct
 #: include/uapi/asm-generic/unistd.h.
 _NUMBERS = {
     "x86_64": {
-        "clone3": 435, "eventfd2": 290, "fcntl": 72, "fstat": 5, "ftruncate": 77,
-        "getsockopt": 55, "madvise": 28, "memfd_create": 319, "mremap": 25, "newfstatat": 262,
+        "clone3": 435, "eventfd2": 290, "fcntl": 72, "ftruncate": 77,
+        "getsockopt": 55, "madvise": 28, "memfd_create": 319, "mremap": 25,
         "ppoll": 271, "prctl": 157, "recvfrom": 45, "sendmmsg": 307, "sendmsg": 46, "sendto": 44,
-        "setsockopt": 54, "statx": 332},
+        "setsockopt": 54},
     "aarch64": {
-        "clone3": 435, "eventfd2": 19, "fcntl": 25, "fstat": 80, "ftruncate": 46,
-        "getsockopt": 209, "madvise": 233, "memfd_create": 279, "mremap": 216, "newfstatat": 79,
+        "clone3": 435, "eventfd2": 19, "fcntl": 25, "ftruncate": 46,
+        "getsockopt": 209, "madvise": 233, "memfd_create": 279, "mremap": 216,
         "ppoll": 73, "prctl": 167, "recvfrom": 207, "sendmmsg": 269, "sendmsg": 211,
-        "sendto": 206, "setsockopt": 208, "statx": 291},
+        "sendto": 206, "setsockopt": 208},
 }
 NUMBERS = _NUMBERS.get(platform.machine(), {})
 
