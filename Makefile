@@ -10,6 +10,7 @@ CHAOS_ARGS ?= --seconds 180 --soak 10000000
 
 bin = $(VENV)/bin
 freethreaded = .python3.13t/bin/python3.13t
+TEST_GROUP = test
 package := $(shell find fastlog -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \
                         -o -name '*.h' -o -name py.typed)
 sources = setup.py pyproject.toml MANIFEST.in README.md LICENSE $(package)
@@ -99,7 +100,7 @@ lint: check $(VENV)/installed
 	    cibuildwheel --platform linux --print-build-identifiers > /dev/null
 	cd $(VENV) && bin/python -m mypy.stubtest fastlog --ignore-missing-stub
 
-test: $(VENV)/installed $(VENV)/tools-test daemons
+test: $(VENV)/installed $(VENV)/tools-$(TEST_GROUP) daemons
 	$(bin)/pytest $(PYTEST_ARGS)
 
 # Tests the in-place build, because installing the sdist takes longer than these tests do. The
@@ -108,7 +109,8 @@ test-fast: build $(VENV)/tools-test
 	PYTHONPATH="$(CURDIR)" $(bin)/pytest -m "not slow" $(PYTEST_ARGS) tests/unit
 
 test-freethreaded: $(freethreaded)
-	PYTHON_GIL=0 $(MAKE) test PYTHON="$(abspath $(freethreaded))" VENV=.venv-3.13t
+	PYTHON_GIL=0 $(MAKE) test TEST_GROUP=test-freethreaded PYTHON="$(abspath $(freethreaded))" \
+	    VENV=.venv-3.13t
 
 $(freethreaded):
 	tests/native/python-freethreaded .python3.13t

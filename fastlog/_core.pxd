@@ -49,6 +49,7 @@ cdef class Engine:
     cdef bint spool_detached          # by close(): the next record attaches it again
     cdef uint64_t left_in_spool       # records in the spool when it was detached
     cdef uint64_t attached_accepted   # records accepted when the spool was attached again, or 0
+    cdef atomic_u64 pausing           # greenlets that sleep in await_tail() or stop_writer()
     cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush
     # What fastlog._engine.reports has reported so far:
     cdef atomic_u64 reported_epoch    # the writer's outage_epoch
@@ -77,6 +78,8 @@ cdef class Engine:
     cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
     cdef bint wait_until_sent(self, uint64_t deadline) except -1
+    cdef bint stop_writer(self, Writer **writer) except -1
+    cdef int finish_stop(self) except -1
     cdef int replace_hung_writer(self, Writer *hung) except -1
     cdef int detach_spool(self) except -1
     cdef object current_spool(self)

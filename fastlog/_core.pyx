@@ -31,12 +31,14 @@ from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transpor
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
                                       writer_evict, writer_offer_destination,
                                       writer_offer_socket)
-from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
+from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_detach,
                                              writer_discard_inherited, writer_hang_up,
-                                             writer_notify, writer_start, writer_stop)
+                                             writer_notify, writer_request_stop, writer_start,
+                                             writer_stop, writer_stop_timeout)
 from fastlog._engine.addresses cimport fill_destination
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
+from fastlog._engine.greenlets cimport HUB, HUB_BLOCK, find_caller, pause_in_hub
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
                                       message_bytes, message_copy, message_end, message_escape,
                                       message_truncate)
@@ -395,6 +397,9 @@ cdef class Engine:
             if writer_notify(writer[0], True) != 0:
                 break
             try:
+                if find_caller() == HUB:      # nothing else would run
+                    self.drop(writer[0], FULL, severity)
+                    return NULL
                 self.await_tail(writer[0], tail + step,
                                 min(deadline - now, <uint64_t>PROGRESS_CHECK))
             except BaseException:
@@ -418,10 +423,12 @@ cdef class Engine:
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1:
         """Wait without the GIL until the ring's tail is at `target_tail`, at most `timeout` ns.
 
-        Signal handlers run, so this may raise, and may even return in a forked child.
+        In a greenlet, sleep for a moment instead, so that others run. Signal handlers run, too, so
+        this may raise, and may even return in a forked child.
         """
-        with nogil:
-            writer_await_tail(writer, target_tail, timeout)
+        if not pause_in_hub(&self.pausing, timeout):
+            with nogil:
+                writer_await_tail(writer, target_tail, timeout)
         PyErr_CheckSignals()
         return self.ensure_current_process()
 
@@ -478,6 +485,8 @@ cdef class Engine:
         cdef Writer *writer = pointer_load(&self.writer)
         cdef uint64_t target = load_relaxed(&writer.ring.positions.head.value)
         cdef uint64_t now = monotonic_ns()
+        if find_caller() == HUB:
+            deadline = min(deadline, now + HUB_BLOCK)
         while load_relaxed(&self.fork_epoch) == fork_epoch:
             if load_acquire(&writer.ring.positions.tail.value) >= target:
                 break
@@ -509,8 +518,7 @@ cdef class Engine:
                 state = STOPPING
                 continue
             writer = pointer_load(&self.writer)       # a fork may have replaced it
-            with nogil:
-                joined = writer_stop(writer)
+            joined = self.stop_writer(&writer)
             pending = self.count_pending(writer)
             newly_left = self.count_newly_left(writer, left_before)
             if not joined:
@@ -524,6 +532,41 @@ cdef class Engine:
         writer_hang_up(writer)
         self.detach_spool()
         return newly_left
+
+    cdef bint stop_writer(self, Writer **writer) except -1:
+        """Stop the thread and join it. Return False if it does not end in time.
+
+        Other greenlets run until it has ended. `writer` is updated as in find_space().
+        """
+        cdef uint64_t now = monotonic_ns(), deadline = now + writer_stop_timeout(writer[0])
+        cdef bint joined, paused = True
+        while paused and not is_stopped(writer[0]):
+            if now >= deadline:
+                writer_detach(writer[0])
+                return False
+            writer_request_stop(writer[0])
+            try:
+                paused = pause_in_hub(&self.pausing, deadline - now)
+            except BaseException:
+                self.finish_stop()
+                raise
+            writer[0] = engine_writer(self)
+            now = monotonic_ns()
+        with nogil:
+            joined = writer_stop(writer[0])
+        return joined
+
+    cdef int finish_stop(self) except -1:
+        """Join a thread that was asked to stop, and send what arrived meanwhile."""
+        cdef Writer *writer = engine_writer(self)
+        cdef bint joined
+        with nogil:
+            joined = writer_stop(writer)
+        if not joined:
+            return self.replace_hung_writer(writer)
+        if ring_used(&writer.ring):
+            self.start()
+        return 0
 
     cdef int replace_hung_writer(self, Writer *hung) except -1:
         """Replace a writer that did not stop in time. Its undelivered records are lost."""

@@ -8,7 +8,7 @@ from posix.unistd cimport close, read
 
 from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed,
                                        load_seq_cst, store_relaxed, store_release, store_seq_cst)
-from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
+from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
 from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK,
                                      eventfd, page_size, poll_descriptors, pollfd, pthread_create,
@@ -37,6 +37,7 @@ cdef enum:
     BACKOFF_MAX = 1000 * MILLISECOND         # ns of the longest pause between two connects
     MEMORY_PAUSE = 10 * MILLISECOND          # ns after the kernel had no memory
     UNFINISHED_TIMEOUT = 20 * MILLISECOND    # ns to wait in a crash for a record to be committed
+    STOP_TIMEOUT = 5              # s to wait for a thread to end
     RESOLVER_TIMEOUT = 1          # s to wait for a thread that may be looking a name up
 
 
@@ -251,6 +252,29 @@ cdef inline void writer_hang_up(Writer *writer) noexcept nogil:
     pthread_mutex_lock(&writer.lifecycle_lock)
     if not writer.joinable and load_seq_cst(&writer.state.value) == STOPPED:
         writer_disconnect(writer)
+    pthread_mutex_unlock(&writer.lifecycle_lock)
+
+
+cdef inline uint64_t writer_stop_timeout(Writer *writer) noexcept nogil:
+    """Return for how many ns a thread that was asked to stop is worth waiting for."""
+    return (RESOLVER_TIMEOUT if transport_is_network(&writer.transport) else STOP_TIMEOUT) * SECOND
+
+
+cdef inline void writer_request_stop(Writer *writer) noexcept nogil:
+    """Ask the thread to exit. It changes the state to STOPPED. Any other thread.
+
+    writer_stop() must follow, because no thread is started before this one is joined.
+    """
+    store_seq_cst(&writer.stop.value, 1)
+    writer_wake(writer)
+
+
+cdef inline void writer_detach(Writer *writer) noexcept nogil:
+    """Leave a thread that does not end to itself. The Writer must never be freed."""
+    pthread_mutex_lock(&writer.lifecycle_lock)
+    if writer.joinable:
+        pthread_detach(writer.thread)
+    writer.joinable = False
     pthread_mutex_unlock(&writer.lifecycle_lock)
 
 
