@@ -378,14 +378,14 @@ def request(path, number):
 
 @pytest.mark.slow
 def test_gunicorn(directory, tmp_path, sink):
-    """All records of gunicorn's gevent workers arrive, although the master made the handler."""
+    """All records of a gevent worker of gunicorn arrive, although the master made the handler."""
     (tmp_path / "application.py").write_text(APPLICATION.format(path=sink.path))
     web = str(directory / "web")
     received = []
     reader = threading.Thread(target=lambda: received.extend(sink.take(20 * 100 + 1)))
     reader.start()
     with subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-k", "gevent", "--preload", "--workers", "2",
+            [sys.executable, "-m", "gunicorn", "-k", "gevent", "--preload", "--workers", "1",
              "--bind", f"unix:{web}", "--worker-tmp-dir", directory, "application:application"],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
