@@ -5,7 +5,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 if not sys.platform.startswith("linux"):
-    sys.exit("fastlog needs Linux (memfd_create, eventfd, MADV_WIPEONFORK); "
+    sys.exit("fastlog needs Linux (memfd_create, futex, MADV_WIPEONFORK); "
              f"it has no port to {sys.platform} yet.")
 
 setup(ext_modules=[

@@ -11,13 +11,14 @@ from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from posix.unistd cimport close, getpid
+from posix.unistd cimport getpid
 
 from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, load_seq_cst,
                                        store_relaxed, store_release)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, STALLED, UNSENDABLE,
                                         Loss, count_loss, sum_losses)
+from fastlog._backend.descriptor cimport Descriptor, descriptor_close
 from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
@@ -408,7 +409,7 @@ cdef class Engine:
         """Return whether sockets are handed over by adopt(), and the writer needs one."""
         cdef Writer *writer = engine_writer(self)
         return (self.adopting and load_relaxed(&writer.has_socket) == 0
-                and load_relaxed(&writer.offered_fd.value) == 0)
+                and load_relaxed(&writer.offered_socket.value) == 0)
 
     def adopt(self, int fd):
         """Hand over a connected socket. The engine owns the descriptor from then on."""
@@ -478,8 +479,8 @@ cdef class Engine:
             if not joined:
                 self.replace_hung_writer(writer)
                 return pending - left_before
-            if pending and not sent:
-                break                                 # the deadline has passed
+            if not sent and (pending or monotonic_ns() >= deadline):
+                break
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
             state = CLOSED if is_stopped(writer) else DRAINING
@@ -508,13 +509,13 @@ cdef class Engine:
         """Release the spool's file, and go on in memory."""
         cdef Writer *writer
         cdef object spool
-        cdef int fd
+        cdef Descriptor file
         cdef bint empty
         with cython.critical_section(self):
             writer = self.writer
             spool = self.spool
-            fd = writer.spool_fd
-            if fd < 0:
+            file = writer.spool_file
+            if file.fd < 0:
                 return 0
             # The GIL, or the lock, excludes put(), which may have started the writer after close()
             # stopped it. Then stop it once more, unless that could wait for a name server.
@@ -525,12 +526,12 @@ cdef class Engine:
             if not ring_detach(&writer.ring):
                 return 0
             self.left_in_spool = self.count_pending(writer)
-            writer.spool_fd = -1
+            writer.spool_file.fd = -1
         try:
             if empty:
                 spool.remove()                # from here on other threads may run
         finally:
-            close(fd)                         # this releases the file's lock
+            descriptor_close(&file)           # this releases the file's lock
             spool.release()
         return 0
 
@@ -546,7 +547,7 @@ cdef class Engine:
 
     def spool_path(self):
         """Return the path of the ring's file. It is "" without one, or if the file was moved."""
-        if engine_writer(self).spool_fd < 0:
+        if engine_writer(self).spool_file.fd < 0:
             return ""
         spool = self.current_spool()
         return spool.path if spool.is_there() else ""

@@ -3,6 +3,14 @@ from libc.stdint cimport uint64_t
 from posix.time cimport timespec
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
+cdef extern from *:
+    """
+    #include <errno.h>
+    static inline void fastlog_errno_set(int error) { errno = error; }
+    """
+    # Store errno, which Cython can only read. Any thread.
+    void errno_set "fastlog_errno_set"(int error) noexcept nogil
+
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_UNIX
@@ -72,6 +80,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef extern from "<fcntl.h>" nogil:
     enum:
         F_ADD_SEALS
+        F_DUPFD_CLOEXEC
         F_SEAL_SEAL
         F_SEAL_SHRINK
         F_SEAL_GROW
@@ -125,8 +134,12 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     enum:
+        POLLERR
+        POLLHUP
         POLLIN
+        POLLNVAL
         POLLOUT
+        POLLRDHUP
     int poll(pollfd *descriptors, unsigned long count, int timeout) noexcept
     int ppoll(pollfd *descriptors, unsigned long count, const timespec *timeout,
               const sigset_t *signals) noexcept
@@ -138,21 +151,11 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *thread, const void *attributes,
                        void *(*entry)(void *) noexcept nogil, void *argument) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
-    int pthread_timedjoin_np(pthread_t thread, void **result, const timespec *deadline) noexcept
     int pthread_detach(pthread_t thread) noexcept
     int pthread_setname_np(pthread_t thread, const char *name) noexcept
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
-    int pthread_mutex_trylock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_timedlock(pthread_mutex_t *mutex, const timespec *deadline) noexcept
     int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
     int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum:
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-    int eventfd(unsigned int value, int flags) noexcept
-
 
 cdef inline uint64_t page_size() noexcept nogil:
     """Return the bytes of a page. Any thread. Async-signal-safe."""

@@ -22,8 +22,8 @@ from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY,
                                          transport_close, transport_connect,
                                          transport_grow_buffer, transport_send,
                                          transport_truncated_size)
-from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail,
-                                      writer_release, writer_unlock_tail)
+from fastlog._backend.writer cimport (Writer, offer_fd, offer_inode, writer_enter_outage,
+                                      writer_lock_tail, writer_release, writer_unlock_tail)
 
 
 cdef enum:
@@ -160,6 +160,7 @@ cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
     if sent >= 0:
         writer.backoff = 0
         writer.memory_failures = 0
+        writer.refusals = 0
         if sent > 0:
             count_owned(&writer.counters.sent.value, sent)
             writer_finish_batch(writer, writer.batch_ends[sent - 1])
@@ -190,10 +191,10 @@ cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
 
 cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     """Connect, or adopt a socket that was offered. Return DRAIN_MORE, or why it failed."""
-    cdef uint64_t offered = exchange_seq_cst(&writer.offered_fd.value, 0)
+    cdef uint64_t offered = exchange_seq_cst(&writer.offered_socket.value, 0)
     cdef int error = 0
     if offered:
-        transport_adopt(&writer.transport, <int>(offered - 1))
+        error = transport_adopt(&writer.transport, offer_fd(offered), offer_inode(offered))
     else:
         error = transport_connect(&writer.transport)
     if error == EINPROGRESS:
@@ -201,6 +202,7 @@ cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     if error:
         writer_count_error(writer, error)
         return DRAIN_NO_PEER
+    writer.refusals = 0
     store_relaxed(&writer.has_socket, 1)
     if writer.was_connected:
         count_owned(&writer.counters.reconnects, 1)
@@ -243,7 +245,7 @@ cdef inline DrainResult writer_drain(Writer *writer) noexcept nogil:
     cdef DrainResult result
     cdef bint locked
     while not load_acquire(&writer.stop.value):
-        if writer.transport.fd < 0 or writer.transport.connecting:
+        if writer.transport.socket.fd < 0 or writer.transport.connecting:
             result = writer_connect(writer) if writer_has_records(writer) else DRAIN_RING_EMPTY
         else:
             locked = writer_lock_tail(writer)

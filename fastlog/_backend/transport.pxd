@@ -4,15 +4,17 @@ Only the writer thread uses a Transport, so nothing here is atomic. Before the t
 thread that creates the writer fills in the addresses and options. In a crash without a writer
 thread, the signal handler uses it.
 """
-from libc.errno cimport (EAGAIN, EHOSTUNREACH, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
+from libc.errno cimport (EAGAIN, EBADF, EHOSTUNREACH, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
                          ENOBUFS, ENOMEM, ENOTCONN, EPIPE, EPROTOTYPE, ETIMEDOUT, ETOOMANYREFS,
                          errno)
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 from posix.unistd cimport close, pwrite
 
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns
+from fastlog._backend.descriptor cimport (Descriptor, descriptor_close, descriptor_is_valid,
+                                          descriptor_move_up, descriptor_set)
 from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
 from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
                                      CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
@@ -21,23 +23,17 @@ from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FI
                                      SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO,
                                      SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
                                      SOL_SOCKET, TCP_NODELAY, addrinfo, cmsghdr, connect, fcntl,
-                                     freeaddrinfo, getaddrinfo, getsockopt, iovec, memfd_create,
+                                     errno_set, freeaddrinfo, getaddrinfo, getsockopt, iovec,
+                                     memfd_create,
                                      mmsghdr, msghdr, poll, pollfd, recv, send, sendmmsg, sendmsg,
                                      setsockopt, sockaddr, sockaddr_storage, sockaddr_un, socket,
                                      socklen_t, timeval)
 
 
-cdef extern from *:
-    """
-    static inline void fastlog_errno_set(int error) { errno = error; }
-    """
-    # Store errno, which Cython can only read. Any thread.
-    void errno_set "fastlog_errno_set"(int error) noexcept nogil
-
-
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at most
     TRANSPORT_ADDRESSES = 8       # addresses of a host at most (the rest is ignored)
+    ATTEMPTS_MAX = 8              # of one send that the kernel interrupts
     SEND_TIMEOUT = 4 * MILLISECOND      # ns that a blocking send waits for space for one datagram
     HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
     # Bytes of SO_SNDBUF that a unix datagram cannot use: Linux, unix_dgram_sendmsg in
@@ -48,7 +44,7 @@ cdef enum:
 
 cdef enum ErrnoClass:             # what the writer must do about an errno
     WAIT_WRITABLE                 # the peer's queue is full: poll the socket
-    WAIT_MEMORY                   # the kernel has no memory or no descriptors: try again later
+    WAIT_MEMORY                   # the kernel lacks memory or descriptors: try again later
     RECONNECT                     # the connection is gone: the records stay in the ring
     TOO_LONG                      # the kernel never accepts a record of this length
 
@@ -57,10 +53,10 @@ ctypedef struct Address:
     socklen_t length
 
 ctypedef struct Transport:
-    int fd                        # -1: none
-    bint connecting               # connect(2) is in progress on fd, until POLLOUT
+    Descriptor socket             # checked before each batch
+    bint connecting               # connect(2) is in progress on the socket, until POLLOUT
     int socktype                  # as configured, 0 for datagram with fallback to stream
-    int connected_socktype        # of fd
+    int connected_socktype        # of the socket
     # The destinations: for unix sockets constant, for a host the addresses that it resolved to.
     Address addresses[TRANSPORT_ADDRESSES]
     int address_count
@@ -73,7 +69,7 @@ ctypedef struct Transport:
     bint by_memfd                 # journald: a record too long for a datagram goes as a file
     bint adopting                 # never connect: other threads connect sockets and offer them
     bint blocking_send            # a send to a unix datagram socket may wait, SEND_TIMEOUT each
-    int send_flags                # for fd
+    int send_flags                # for the socket
     bint sanitize_stream          # a stream in place of datagrams: the records are not framed
     iovec parts[TRANSPORT_BATCH]  # the batch, one part for each record
     mmsghdr messages[TRANSPORT_BATCH]   # one for each part
@@ -82,7 +78,7 @@ ctypedef struct Transport:
 cdef inline void transport_init(Transport *transport, int socktype) noexcept nogil:
     """Initialize a transport without addresses. Only the thread that creates the writer."""
     memset(transport, 0, sizeof(Transport))
-    transport.fd = -1
+    transport.socket.fd = -1
     transport.socktype = socktype
     for i in range(TRANSPORT_BATCH):
         transport.messages[i].msg_hdr.msg_iov = &transport.parts[i]
@@ -110,9 +106,7 @@ cdef inline bint transport_is_network(Transport *transport) noexcept nogil:
 
 cdef inline void transport_close(Transport *transport) noexcept nogil:
     """Close the socket, if there is one. The caller resets the HalfSent of a connected stream."""
-    if transport.fd >= 0:
-        close(transport.fd)
-        transport.fd = -1
+    descriptor_close(&transport.socket)
     transport.connecting = False
 
 
@@ -144,6 +138,14 @@ cdef inline int transport_resolve(Transport *transport) noexcept nogil:
     return 0
 
 
+cdef inline bint transport_limit_send(int fd) noexcept nogil:
+    """Limit a blocking send to SEND_TIMEOUT. Return False if the kernel refuses."""
+    cdef timeval timeout
+    timeout.tv_sec = 0
+    timeout.tv_usec = SEND_TIMEOUT // 1000
+    return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) == 0
+
+
 cdef inline int transport_try_address(Transport *transport, int index,
                                       int socktype) noexcept nogil:
     """Connect a new socket to one address. Return as transport_connect()."""
@@ -151,16 +153,14 @@ cdef inline int transport_try_address(Transport *transport, int index,
     cdef int error = 0, enabled = 1
     cdef bint blocking = (transport.blocking_send and socktype == SOCK_DGRAM
                           and not transport_is_network(transport))
-    cdef timeval timeout
     # A unix datagram socket that blocks in send(2) does not block in connect(2).
-    cdef int fd = socket(address.storage.ss_family,
-                         socktype | SOCK_CLOEXEC | (0 if blocking else SOCK_NONBLOCK), 0)
+    cdef int fd = descriptor_move_up(socket(
+        address.storage.ss_family,
+        socktype | SOCK_CLOEXEC | (0 if blocking else SOCK_NONBLOCK), 0))
     if fd < 0:
         return errno
-    if blocking:
-        timeout.tv_sec = 0
-        timeout.tv_usec = SEND_TIMEOUT // 1000
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout))
+    # Without the timeout, a send would block until a hung daemon continues.
+    blocking = blocking and transport_limit_send(fd)
     if transport_is_network(transport) and socktype == SOCK_STREAM:
         # Records are batched already, and Nagle's algorithm would delay an urgent one.
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &enabled, sizeof(enabled))
@@ -169,7 +169,8 @@ cdef inline int transport_try_address(Transport *transport, int index,
         if error != EINPROGRESS:
             close(fd)
             return error
-    transport.fd = fd
+    if not descriptor_set(&transport.socket, fd):
+        return errno
     transport.connecting = error == EINPROGRESS
     transport.connect_started = monotonic_ns() if transport.connecting else 0
     transport.connected_socktype = socktype
@@ -219,15 +220,17 @@ cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
     cdef pollfd writable
     cdef int error = 0
     cdef socklen_t size = sizeof(error)
-    writable.fd = transport.fd
+    writable.fd = transport.socket.fd
     writable.events = POLLOUT
     writable.revents = 0
-    if poll(&writable, 1, 0) == 0:
+    if not descriptor_is_valid(&transport.socket):
+        error = EBADF
+    elif poll(&writable, 1, 0) == 0:
         if (transport.connect_timeout == 0
                 or monotonic_ns() - transport.connect_started < transport.connect_timeout):
             return EINPROGRESS
         error = ETIMEDOUT
-    elif getsockopt(transport.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+    elif getsockopt(transport.socket.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
         error = errno
     transport.connecting = False
     if error:
@@ -236,7 +239,7 @@ cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
 
 
 cdef inline int transport_connect(Transport *transport) noexcept nogil:
-    """Connect, or continue to. Return 0, EINPROGRESS (poll fd for writing), or an errno.
+    """Connect, or continue to. Return 0, EINPROGRESS (poll for writing), or an errno.
 
     Datagram sockets are connected too, because only then poll(2) reports space in the peer's
     queue.
@@ -250,13 +253,19 @@ cdef inline int transport_connect(Transport *transport) noexcept nogil:
     return transport_connect_unix(transport)
 
 
-cdef inline void transport_adopt(Transport *transport, int fd) noexcept nogil:
-    """Take over a connected socket and own it from now on."""
+cdef inline int transport_adopt(Transport *transport, int fd, uint32_t inode) noexcept nogil:
+    """Take over the connected socket `fd`, and own it from now on. Return 0 or an errno.
+
+    inode: the low half of its inode number when it was offered.
+    """
     cdef socklen_t size = sizeof(transport.connected_socktype)
     transport_close(transport)
-    transport.fd = fd
+    if not descriptor_set(&transport.socket, fd) or <uint32_t>transport.socket.inode != inode:
+        transport.socket.fd = -1
+        return EBADF
     transport.send_flags = MSG_NOSIGNAL | MSG_DONTWAIT
     getsockopt(fd, SOL_SOCKET, SO_TYPE, &transport.connected_socktype, &size)
+    return 0
 
 
 # --- sending -----------------------------------------------------------------------------------
@@ -265,8 +274,9 @@ cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
     """Return the class of an errno from send(2), see also unix(7)."""
     if error == EAGAIN:
         return WAIT_WRITABLE
-    # The last three occur when a memfd is created or sent.
-    if error in (ENOBUFS, ENOMEM, EMFILE, ENFILE, ETOOMANYREFS):
+    # EMFILE to ETOOMANYREFS occur when a memfd is created or sent. EINTR occurs when the kernel
+    # interrupts each attempt.
+    if error in (ENOBUFS, ENOMEM, EMFILE, ENFILE, ETOOMANYREFS, EINTR):
         return WAIT_MEMORY
     if error == EMSGSIZE:
         return TOO_LONG
@@ -278,7 +288,7 @@ cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
 cdef inline bint transport_send_residual(Transport *transport,
                                          HalfSent *half_sent) noexcept nogil:
     """Send the residual. Return False, with errno set, while some of it is left."""
-    cdef ssize_t size = send(transport.fd, half_sent.residual + half_sent.residual_sent,
+    cdef ssize_t size = send(transport.socket.fd, half_sent.residual + half_sent.residual_sent,
                              half_sent.residual_size - half_sent.residual_sent,
                              transport.send_flags)
     if size < 0:
@@ -301,7 +311,7 @@ cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
     cdef char byte = 0
     # TCP accepts records for a peer that is gone, and loses them. So check first: recv(2) returns 0
     # when the peer has closed the stream.
-    if recv(transport.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
+    if recv(transport.socket.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
         errno_set(EPIPE)
         return -1
     if half_sent.residual != NULL and not transport_send_residual(transport, half_sent):
@@ -311,7 +321,7 @@ cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
     message.msg_iovlen = count
     transport.parts[0].iov_base = <char *>first_part.iov_base + half_sent.partial
     transport.parts[0].iov_len = first_part.iov_len - half_sent.partial
-    size = sendmsg(transport.fd, &message, transport.send_flags)
+    size = sendmsg(transport.socket.fd, &message, transport.send_flags)
     transport.parts[0] = first_part
     if size < 0:
         return -1
@@ -369,7 +379,7 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     control.cmsg_type = SCM_RIGHTS
     control.cmsg_len = CMSG_LEN(sizeof(int))
     memcpy(CMSG_DATA(control), &fd, sizeof(int))
-    sent = sendmsg(transport.fd, &message, transport.send_flags)
+    sent = sendmsg(transport.socket.fd, &message, transport.send_flags)
     error = errno
     close(fd)
     errno_set(error)
@@ -385,28 +395,35 @@ cdef inline int transport_send(Transport *transport, HalfSent *half_sent,
     sendmmsg(2) does not report the error that stopped it, but the next call does. On a stream,
     `half_sent` describes the beginning of the batch before and after the call, and the caller is
     the holder of the tail.
+
+    errno is EBADF if the program has closed the socket, and EINTR if the kernel interrupts each
+    attempt although all signals are blocked.
     """
     cdef int result
-    while True:
+    cdef int attempt
+    if not descriptor_is_valid(&transport.socket):
+        return -1
+    for attempt in range(ATTEMPTS_MAX):
         if transport.connected_socktype == SOCK_STREAM:
             result = transport_send_stream(transport, half_sent, count)
         elif count == 1:
-            result = <int>send(transport.fd, transport.parts[0].iov_base,
+            result = <int>send(transport.socket.fd, transport.parts[0].iov_base,
                                transport.parts[0].iov_len, transport.send_flags)
             result = -1 if result < 0 else 1
         else:
-            result = sendmmsg(transport.fd, transport.messages, count, transport.send_flags)
+            result = sendmmsg(transport.socket.fd, transport.messages, count, transport.send_flags)
         if result < 0 and errno == EMSGSIZE and transport.by_memfd:
             result = transport_send_memfd(transport)
         if result >= 0 or errno != EINTR:
-            return result
+            break
+    return result
 
 
 cdef inline int transport_buffer_size(Transport *transport) noexcept nogil:
     """Return the bytes of the longest datagram that SO_SNDBUF allows, or 0 if that is unknown."""
     cdef int size = 0
     cdef socklen_t length = sizeof(size)
-    if getsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &size, &length) != 0:
+    if getsockopt(transport.socket.fd, SOL_SOCKET, SO_SNDBUF, &size, &length) != 0:
         return 0
     return size - UNIX_OVERHEAD
 
@@ -420,8 +437,8 @@ cdef inline bint transport_grow_buffer(Transport *transport, size_t length) noex
     cdef int needed = <int>length + UNIX_OVERHEAD
     if transport_is_network(transport) or <size_t>transport_buffer_size(transport) >= length:
         return False
-    if setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUFFORCE, &needed, sizeof(needed)) != 0:
-        setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &needed, sizeof(needed))
+    if setsockopt(transport.socket.fd, SOL_SOCKET, SO_SNDBUFFORCE, &needed, sizeof(needed)) != 0:
+        setsockopt(transport.socket.fd, SOL_SOCKET, SO_SNDBUF, &needed, sizeof(needed))
     return <size_t>transport_buffer_size(transport) >= length
 
 

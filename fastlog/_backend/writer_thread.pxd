@@ -2,26 +2,25 @@
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint64_t
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from posix.unistd cimport close, read
+from posix.time cimport timespec
 
-from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, load_relaxed,
-                                       load_seq_cst, store_relaxed, store_release, store_seq_cst)
-from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
+from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, futex_wait, futex_wake_all,
+                                       load_acquire, load_relaxed, load_seq_cst, store_relaxed,
+                                       store_release, store_seq_cst)
+from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
+from fastlog._backend.descriptor cimport descriptor_close, descriptor_set
 from fastlog._backend.half_sent cimport half_sent_reset
-from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK,
-                                     eventfd, page_size, pollfd, ppoll, pthread_create,
-                                     pthread_detach, pthread_join, pthread_mutex_init,
-                                     pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
-                                     pthread_sigmask, pthread_timedjoin_np, sigfillset, sigset_t)
+from fastlog._backend.posix cimport (POLLOUT, SIG_SETMASK, errno_set, page_size, pollfd, ppoll,
+                                     pthread_create, pthread_detach, pthread_join,
+                                     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+                                     pthread_setname_np, pthread_sigmask, sigfillset, sigset_t)
 from fastlog._backend.ring cimport (Ring, ring_create, ring_destroy, ring_find_next, ring_is_ready,
                                     ring_map, ring_peek, ring_record_span, ring_recover)
 from fastlog._backend.send_loop cimport (BACKOFF_MIN, DRAIN_CONNECTING, DRAIN_NO_MEMORY,
                                          DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_RING_EMPTY,
                                          DRAIN_STOPPED, DrainResult, writer_disconnect,
                                          writer_drain, writer_next_position)
-from fastlog._backend.transport cimport (errno_set, transport_close, transport_init,
-                                         transport_is_network)
+from fastlog._backend.transport cimport transport_close, transport_init, transport_is_network
 from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer,
                                       WriterState, writer_enter_outage, writer_lock_tail,
                                       writer_offer_socket, writer_sent_pos, writer_unlock_tail,
@@ -36,34 +35,48 @@ cdef enum:
     BACKOFF_MAX = 1000 * MILLISECOND         # ns of the longest pause between two connects
     MEMORY_PAUSE = 10 * MILLISECOND          # ns after the kernel had no memory
     UNFINISHED_TIMEOUT = 20 * MILLISECOND    # ns to wait in a crash for a record to be committed
+    SOCKET_WAIT_MIN = 8 * MILLISECOND        # ns of the first wait for space in the peer's queue
+    SOCKET_WAIT_SHIFT = 3         # the wait doubles this many times, to 64 ms
+    REFUSALS_MAX = 64             # in a row, before the writer no longer relies on poll()
+    REFUSED_PAUSE = 1 * MILLISECOND          # ns to wait then
+    STOP_TIMEOUT = 5              # s to wait for a thread to end
     RESOLVER_TIMEOUT = 1          # s to wait for a thread that may be looking a name up
 
 
 # --- the thread, or in a crash without one the signal handler -------------------------------------
 
-cdef inline void writer_pause(Writer *writer, uint64_t timeout, bint await_writable) noexcept nogil:
-    """Wait for a wakeup, at most `timeout` ns. A `timeout` of 0 is unlimited.
+cdef inline void writer_pause(Writer *writer, uint64_t timeout) noexcept nogil:
+    """Wait for a wakeup, at most `timeout` ns. A `timeout` of 0 is unlimited. May return early."""
+    cdef timespec deadline = to_timespec(monotonic_ns() + timeout)
+    futex_wait(&writer.wake_seq.value, writer.wake_seen, &deadline if timeout else NULL)
+    writer.wake_seen = load_seq_cst(&writer.wake_seq.value)
 
-    With `await_writable`, wait no longer than until the socket is writable.
+
+cdef inline void writer_await_socket(Writer *writer) noexcept nogil:
+    """Wait until the socket is writable, at most a time that doubles up to 64 ms.
+
+    A wakeup does not end the wait, because no descriptor but the socket's is polled. If the program
+    has closed the socket, the next send notices that.
     """
-    cdef pollfd descriptors[2]
-    cdef timespec limit = to_timespec(timeout)
-    cdef uint64_t wakeups = 0
-    descriptors[0].fd = writer.wake_fd
-    descriptors[0].events = POLLIN
-    descriptors[0].revents = 0
-    descriptors[1].fd = writer.transport.fd
-    descriptors[1].events = POLLOUT
-    ppoll(descriptors, 2 if await_writable else 1, &limit if timeout else NULL, NULL)
-    if descriptors[0].revents:
-        read(writer.wake_fd, &wakeups, sizeof(wakeups))
+    cdef pollfd socket
+    cdef timespec limit = to_timespec(
+        <uint64_t>SOCKET_WAIT_MIN << min(writer.refusals, <int>SOCKET_WAIT_SHIFT))
+    cdef int ready
+    socket.fd = writer.transport.socket.fd
+    socket.events = POLLOUT
+    socket.revents = 0
+    ready = ppoll(&socket, 1, &limit, NULL)
+    writer.refusals += 1
+    # Do not spin on a socket that is reported writable but accepts nothing.
+    if ready < 0 or ready and writer.refusals > REFUSALS_MAX:
+        writer_pause(writer, REFUSED_PAUSE)
 
 
 cdef inline void writer_idle(Writer *writer, WriterState state, uint64_t timeout) noexcept nogil:
     """Wait for records in `state`, LINGERING or SLEEPING. `timeout` is as for writer_pause()."""
     store_seq_cst(&writer.state.value, state)                   # S2 pairs with S1
     if not ring_is_ready(&writer.ring) and not load_seq_cst(&writer.stop.value):
-        writer_pause(writer, timeout, False)
+        writer_pause(writer, timeout)
     store_relaxed(&writer.state.value, AWAKE)
 
 
@@ -81,7 +94,7 @@ cdef inline void writer_pass_unfinished(Writer *writer) noexcept nogil:
     cdef bint locked
     while (writer_next_position(writer) == begin and not ring_peek(ring, begin)
            and monotonic_ns() < deadline):
-        writer_pause(writer, MILLISECOND, False)    # other threads commit within a moment
+        writer_pause(writer, MILLISECOND)       # other threads commit within a moment
     locked = writer_lock_tail(writer)
     head = load_relaxed(&ring.positions.head.value)
     if begin != head and writer_next_position(writer) == begin and not ring_peek(ring, begin):
@@ -112,17 +125,15 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
         result = writer_drain(writer)
         if result == DRAIN_STOPPED:
             return
-        elif result == DRAIN_PEER_FULL:
-            writer_pause(writer, 0, True)
+        elif result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING:
+            writer_await_socket(writer)
         elif result == DRAIN_NO_MEMORY:
-            writer_pause(writer, MEMORY_PAUSE, False)
-        elif result == DRAIN_CONNECTING:
-            writer_pause(writer, writer.transport.connect_timeout, True)
+            writer_pause(writer, MEMORY_PAUSE)
         elif result == DRAIN_NO_PEER:
             writer_enter_outage(writer)
             writer.backoff = min(max(2 * writer.backoff, <uint64_t>BACKOFF_MIN),
                                  <uint64_t>BACKOFF_MAX)
-            writer_pause(writer, writer.backoff, False)
+            writer_pause(writer, writer.backoff)
         elif (load_acquire(&writer.crashing.value)
               and writer_sent_pos(writer) < load_relaxed(&writer.ring.positions.head.value)):
             writer_pass_unfinished(writer)
@@ -150,14 +161,15 @@ cdef inline void writer_drain_inline(Writer *writer, uint64_t position,
     cdef DrainResult result
     while writer_sent_pos(writer) < position and monotonic_ns() < deadline:
         store_seq_cst(&writer.stop.value, 0)        # writer_stop() may have set it meanwhile
-        if writer.transport.fd < 0 and transport_is_network(&writer.transport):
+        if writer.transport.socket.fd < 0 and transport_is_network(&writer.transport):
             return
         result = writer_drain(writer)
         if result == DRAIN_RING_EMPTY:
             writer_pass_unfinished(writer)
+        elif result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING:
+            writer_await_socket(writer)
         else:
-            writer_pause(writer, BACKOFF_MIN,
-                         result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING)
+            writer_pause(writer, BACKOFF_MIN)
 
 
 cdef inline void *writer_main(void *argument) noexcept nogil:
@@ -171,7 +183,9 @@ cdef inline void *writer_main(void *argument) noexcept nogil:
     locked = writer_lock_tail(writer)
     writer_disconnect(writer)
     writer_unlock_tail(writer, locked)
-    store_seq_cst(&writer.state.value, STOPPED)
+    store_seq_cst(&writer.ended.value, 1)
+    futex_wake_all(&writer.ended.value)
+    store_seq_cst(&writer.state.value, STOPPED)     # last, because another thread can start then
     return NULL
 
 
@@ -209,6 +223,7 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     # If the state is AWAKE without a thread, a signal handler drains the ring: do not start one.
     if not writer.joinable and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
+        store_seq_cst(&writer.ended.value, 0)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
@@ -220,26 +235,39 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     return error
 
 
+cdef inline bint writer_await_end(Writer *writer, uint64_t timeout) noexcept nogil:
+    """Wait until the thread is about to exit, at most `timeout` ns. Return whether it is.
+
+    Any other thread. pthread_timedjoin_np() would use the clock that an administrator sets.
+    """
+    cdef uint64_t end = monotonic_ns() + timeout
+    cdef timespec deadline = to_timespec(end)
+    while not load_seq_cst(&writer.ended.value):
+        if monotonic_ns() >= end:
+            return False
+        futex_wait(&writer.ended.value, 0, &deadline)
+    return True
+
+
 cdef inline bint writer_stop(Writer *writer) noexcept nogil:
     """Stop and join the thread. Records that are not sent stay in the ring. Any other thread.
 
     Return False if the thread does not end within RESOLVER_TIMEOUT, because a name server keeps
-    it waiting. Then the thread is detached, and the Writer must never be freed.
+    it waiting, or within STOP_TIMEOUT, because the kernel does. Then the thread is detached, and
+    the Writer must never be freed.
     """
-    cdef timespec deadline
+    cdef uint64_t timeout = (RESOLVER_TIMEOUT if transport_is_network(&writer.transport)
+                             else STOP_TIMEOUT)
     cdef bint joined = True
     pthread_mutex_lock(&writer.lifecycle_lock)
     if writer.joinable:
         store_seq_cst(&writer.stop.value, 1)
         writer_wake(writer)
-        if transport_is_network(&writer.transport):
-            clock_gettime(CLOCK_REALTIME, &deadline)
-            deadline.tv_sec += RESOLVER_TIMEOUT
-            joined = pthread_timedjoin_np(writer.thread, NULL, &deadline) == 0
-            if not joined:
-                pthread_detach(writer.thread)
-        else:
+        joined = writer_await_end(writer, timeout * SECOND)
+        if joined:
             pthread_join(writer.thread, NULL)
+        else:
+            pthread_detach(writer.thread)
         writer.joinable = False
     pthread_mutex_unlock(&writer.lifecycle_lock)
     return joined
@@ -251,10 +279,7 @@ cdef inline void writer_destroy(Writer *writer) noexcept nogil:
     half_sent_reset(&writer.half_sent)
     transport_close(&writer.transport)
     ring_destroy(&writer.ring)
-    if writer.wake_fd >= 0:
-        close(writer.wake_fd)
-    if writer.spool_fd >= 0:
-        close(writer.spool_fd)
+    descriptor_close(&writer.spool_file)
     munmap(writer, sizeof(Writer))
 
 
@@ -308,12 +333,10 @@ cdef inline Writer *writer_create(uint64_t capacity, uint64_t linger, int sockty
         return NULL
     transport_init(&writer.transport, socktype)
     writer.linger_min = linger
-    writer.spool_fd = spool_fd
     store_relaxed(&writer.min_awaited_tail.value, NO_WAITER)
     pthread_mutex_init(&writer.lifecycle_lock, NULL)
-    pthread_mutex_init(&writer.tail_lock, NULL)
-    writer.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-    if writer.wake_fd < 0 or not writer_init_ring(writer, capacity, spool_fd, read_only):
+    if (not descriptor_set(&writer.spool_file, spool_fd)
+            or not writer_init_ring(writer, capacity, spool_fd, read_only)):
         error = errno
         writer_destroy(writer)
         errno_set(error)
