@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fastlog._stats import Stats
     from fastlog._validation import EngineOptions
 
+_COLLECTED_TIMEOUT = 0.1  # seconds that the collection of a handler may wait for its records
+
 
 class BaseHandler(logging.handlers.SysLogHandler):
     """A handler in front of an Engine. Subclasses choose the destination and the format.
@@ -145,9 +147,18 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def __del__(self) -> None:
         # A handler that was dropped without close() must deliver all the same. One that outlives
-        # the modules at the exit of the process was closed by logging.shutdown().
-        if time is not None and hasattr(self, "_stuck_at"):
-            self._stop(self.close_timeout)
+        # the modules at the exit of the process was closed by logging.shutdown(). Any call of the
+        # program may collect a handler, so this must not wait for a daemon that hangs.
+        if time is None or not hasattr(self, "_stuck_at"):
+            return
+        timeout = min(self.close_timeout, _COLLECTED_TIMEOUT)
+        if not self._engine.flush(timeout) and not self._engine.spool_path():
+            left = self._engine.orphan(self.close_timeout)
+            if left:
+                self._reporting.warn_stderr(
+                    f"a handler was collected without close(): {left} records for {self.address} "
+                    f"are lost unless they can be sent within {self.close_timeout:g} s")
+        self._stop(timeout)
 
     def __reduce__(self) -> str:
         raise TypeError(f"a fastlog.{type(self).__name__} cannot be pickled or copied: "

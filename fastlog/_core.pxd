@@ -44,6 +44,7 @@ cdef class Engine:
     cdef bint split                   # a longer message becomes several records
     cdef bint spooled                 # created with a spool
     cdef object spool                 # fastlog._spool.file.Spool, or None once it was detached
+    cdef uint64_t orphan_timeout      # ns for which the thread outlives the engine, 0: not at all
     cdef uint64_t left_in_spool       # records in the spool when it was detached
     cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush
     # What fastlog._engine.reports has reported so far:

@@ -31,7 +31,8 @@ from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer
                                       writer_evict, writer_offer_socket)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
                                              writer_discard_inherited, writer_notify,
-                                             writer_start, writer_stop)
+                                             writer_orphan, writer_start, writer_stop,
+                                             writer_take_over)
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
@@ -128,7 +129,9 @@ cdef class Engine:
             writer_discard_inherited(self.writer)
             return
         with nogil:
-            if writer_stop(self.writer):
+            if self.orphan_timeout:
+                writer_orphan(self.writer, self.orphan_timeout)
+            elif writer_stop(self.writer):
                 writer_destroy(self.writer)
 
     cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL:
@@ -159,9 +162,6 @@ cdef class Engine:
         writer.transport.blocking_send = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_TIMEOUT)
-        store_relaxed(&self.reported_epoch, 0)
-        self.reported_lost = self.left_in_spool = 0
-        self.reported_losses = None
         registry_add(&registry, writer)
         return writer
 
@@ -196,6 +196,9 @@ cdef class Engine:
                 registry_remove(&registry, self.writer)
                 writer_discard_inherited(self.writer)
                 self.spool = spool
+                store_relaxed(&self.reported_epoch, 0)
+                self.reported_lost = self.left_in_spool = 0
+                self.reported_losses = None
                 pointer_store(&self.writer, writer)
                 store_release(&self.fork_epoch, fork_guard_epoch(&fork_guard))
         if fd >= 0:
@@ -275,6 +278,7 @@ cdef class Engine:
         cdef size_t prefix = message.pieces[0].size
         cdef size_t begin = prefix, end = message.size, size
         cdef int accepted = PUT_ACCEPTED, flags = 0, result
+        cdef object failure = None
         while begin < end:
             size = end - begin
             if size > max_size - prefix:
@@ -282,11 +286,17 @@ cdef class Engine:
             message_begin(&part)
             message_add_bytes(&part, text, prefix)
             message_add_bytes(&part, text + begin, size)
-            result = self.put_record(priority, &part, append_nul, urgent and begin + size == end,
-                                     0)
+            try:
+                result = self.put_record(priority, &part, append_nul,
+                                         urgent and begin + size == end, 0)
+            except OSError as error:      # no thread can be started, but the part is in the ring
+                failure = error
+                result = PUT_ACCEPTED
             accepted &= result
             flags |= result & ~<int>PUT_ACCEPTED
             begin += size
+        if failure is not None:
+            raise failure
         return accepted | flags
 
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
@@ -466,6 +476,8 @@ cdef class Engine:
         cdef uint64_t left_before = self.left_in_spool, pending = left_before
         cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
         cdef bint sent = True, joined
+        if self.orphan_timeout:
+            return 0
         writer_offer_socket(writer, -1)               # withdraw one that it has not taken
         while state != CLOSED:
             if state == DRAINING:
@@ -487,8 +499,24 @@ cdef class Engine:
         self.detach_spool()
         return pending - left_before
 
+    def orphan(self, double timeout):
+        """Let the writer send what is left, once this engine is deallocated. close() does nothing.
+
+        timeout: seconds that it may take. Nothing reports the records that it cannot send. Returns
+        the number of records that are left, or 0 if close() has stopped the writer already.
+        """
+        cdef Writer *writer = engine_writer(self)
+        if is_stopped(writer):
+            return 0
+        self.orphan_timeout = <uint64_t>(timeout * 1e9)
+        return self.count_pending(writer) - self.left_in_spool
+
     cdef int replace_hung_writer(self, Writer *hung) except -1:
-        """Replace a writer that did not stop in time. Its undelivered records are lost."""
+        """Replace a writer that did not stop in time. The next one sends what is in its ring.
+
+        With a spool, those records stay in its file.
+        """
+        cdef Writer *writer
         cdef object spool = self.current_spool()
         cdef int fd = -1
         if spool is not None:
@@ -497,8 +525,12 @@ cdef class Engine:
             fd = spool.open()
         with cython.critical_section(self):
             if self.writer == hung:   # else another thread was first
+                writer = self.new_writer(fd, False)
+                writer_take_over(writer, hung)
+                if self.spooled:
+                    self.left_in_spool = self.count_pending(writer)
                 registry_remove(&registry, hung)
-                pointer_store(&self.writer, self.new_writer(fd, False))
+                pointer_store(&self.writer, writer)
                 self.spool = spool
                 fd = -1
         if fd >= 0:

@@ -27,7 +27,6 @@ cdef extern from "<sys/socket.h>" nogil:
         SCM_RIGHTS
         MSG_DONTWAIT
         MSG_NOSIGNAL
-        MSG_PEEK
     ctypedef unsigned int socklen_t
     struct iovec:
         void *iov_base

@@ -19,20 +19,22 @@ from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
 from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
                                      CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
                                      F_SEAL_SHRINK, F_SEAL_WRITE, IPPROTO_TCP, MFD_ALLOW_SEALING,
-                                     MFD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLOUT,
-                                     SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO,
-                                     SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
-                                     SOL_SOCKET, TCP_NODELAY, addrinfo, cmsghdr, connect, fcntl,
-                                     errno_set, freeaddrinfo, getaddrinfo, getsockopt, iovec,
-                                     memfd_create,
-                                     mmsghdr, msghdr, poll, pollfd, recv, send, sendmmsg, sendmsg,
-                                     setsockopt, sockaddr, sockaddr_storage, sockaddr_un, socket,
-                                     socklen_t, timeval)
+                                     MFD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLERR, POLLHUP,
+                                     POLLIN, POLLNVAL, POLLOUT, POLLRDHUP, SCM_RIGHTS, SOCK_CLOEXEC,
+                                     SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR,
+                                     SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, TCP_NODELAY,
+                                     addrinfo, cmsghdr, connect, errno_set, fcntl, freeaddrinfo,
+                                     getaddrinfo, getsockopt, iovec, memfd_create, mmsghdr, msghdr,
+                                     poll, pollfd, recv, send, sendmmsg, sendmsg, setsockopt,
+                                     sockaddr, sockaddr_storage, sockaddr_un, socket, socklen_t,
+                                     timeval)
 
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at most
     TRANSPORT_ADDRESSES = 8       # addresses of a host at most (the rest is ignored)
+    INPUT_SIZE = 4096             # bytes of a peer's input that are read at a time
+    INPUT_READS_MAX = 16          # such reads in a batch at most
     ATTEMPTS_MAX = 8              # of one send that the kernel interrupts
     SEND_TIMEOUT = 4 * MILLISECOND      # ns that a blocking send waits for space for one datagram
     HOST_MAX = 256                # a name has at most 253 characters: RFC 1035 section 2.3.4
@@ -104,8 +106,39 @@ cdef inline bint transport_is_network(Transport *transport) noexcept nogil:
     return transport.host[0] != 0
 
 
+cdef inline bint transport_is_udp(Transport *transport) noexcept nogil:
+    """Return whether the socket sends datagrams to a host."""
+    return transport_is_network(transport) and transport.connected_socktype == SOCK_DGRAM
+
+
+cdef inline int transport_take_error(Transport *transport) noexcept nogil:
+    """Return the errno of an earlier send that the socket has learned of since, or 0."""
+    cdef int error = 0
+    cdef socklen_t size = sizeof(error)
+    if not descriptor_is_valid(&transport.socket):
+        return EBADF
+    return error if getsockopt(transport.socket.fd, SOL_SOCKET, SO_ERROR, &error,
+                               &size) == 0 else errno
+
+
+cdef inline void transport_discard_input(Transport *transport) noexcept nogil:
+    """Read what the peer of a stream has sent, at most INPUT_READS_MAX buffers, and discard it."""
+    cdef char[INPUT_SIZE] data
+    cdef int reads = 0
+    while (reads < INPUT_READS_MAX
+           and recv(transport.socket.fd, data, INPUT_SIZE, MSG_DONTWAIT) > 0):
+        reads += 1
+
+
 cdef inline void transport_close(Transport *transport) noexcept nogil:
-    """Close the socket, if there is one. The caller resets the HalfSent of a connected stream."""
+    """Close the socket, if there is one. The caller resets the HalfSent of a connected stream.
+
+    First discard what the peer of a stream has sent. Unread bytes would make TCP reset the
+    connection, and the peer would lose what it has not read yet: RFC 2525 section 2.17.
+    """
+    if (transport.connected_socktype == SOCK_STREAM and not transport.adopting
+            and descriptor_is_valid(&transport.socket)):
+        transport_discard_input(transport)
     descriptor_close(&transport.socket)
     transport.connecting = False
 
@@ -301,6 +334,25 @@ cdef inline bint transport_send_residual(Transport *transport,
     return True
 
 
+cdef inline bint transport_check_stream(Transport *transport) noexcept nogil:
+    """Return whether the peer still reads the stream. If not, errno is EPIPE.
+
+    TCP accepts records for a peer that is gone, and loses them. poll(2) reports the end of the
+    stream even if unread bytes precede it. These are discarded, except on a socket that a subclass
+    connected, because the program may want to read them.
+    """
+    cdef pollfd stream
+    stream.fd = transport.socket.fd
+    stream.events = POLLIN | POLLRDHUP
+    stream.revents = 0
+    if poll(&stream, 1, 0) <= 0:
+        return True
+    if stream.revents & POLLIN and not transport.adopting:
+        transport_discard_input(transport)
+    errno_set(EPIPE)
+    return not stream.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)
+
+
 cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
                                       int count) noexcept nogil:
     """Send the residual, then parts[:count], on a stream. Return as transport_send()."""
@@ -308,11 +360,7 @@ cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
     cdef msghdr message
     cdef ssize_t size
     cdef int complete = 0
-    cdef char byte = 0
-    # TCP accepts records for a peer that is gone, and loses them. So check first: recv(2) returns 0
-    # when the peer has closed the stream.
-    if recv(transport.socket.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
-        errno_set(EPIPE)
+    if not transport_check_stream(transport):
         return -1
     if half_sent.residual != NULL and not transport_send_residual(transport, half_sent):
         return -1
@@ -338,14 +386,17 @@ cdef inline int transport_make_memfd(const char *data, size_t size) noexcept nog
 
     Async-signal-safe. The caller owns the descriptor.
     """
-    cdef int fd = memfd_create("fastlog-record", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    cdef int fd = descriptor_move_up(
+        memfd_create("fastlog-record", MFD_CLOEXEC | MFD_ALLOW_SEALING))
     cdef size_t offset = 0
     cdef ssize_t written
+    cdef int attempts = 0
     while fd >= 0 and offset < size:
         written = pwrite(fd, data + offset, size - offset, <off_t>offset)
+        attempts += 1
         if written > 0:
             offset += written
-        elif errno != EINTR:
+        elif errno != EINTR or attempts == ATTEMPTS_MAX:
             close(fd)
             return -1
     if fd >= 0 and fcntl(fd, F_ADD_SEALS,
@@ -364,10 +415,10 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     cdef cmsghdr *control
     cdef uint64_t control_data[4]     # aligned, for one descriptor
     cdef ssize_t sent
-    cdef int error
-    cdef int fd = transport_make_memfd(<char *>transport.parts[0].iov_base,
-                                       transport.parts[0].iov_len)
-    if fd < 0:
+    cdef Descriptor memfd
+    if (not descriptor_set(&memfd, transport_make_memfd(<char *>transport.parts[0].iov_base,
+                                                        transport.parts[0].iov_len))
+            or memfd.fd < 0):
         if transport_classify(errno) != WAIT_MEMORY:
             errno_set(EMSGSIZE)
         return -1
@@ -378,11 +429,9 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     control.cmsg_level = SOL_SOCKET
     control.cmsg_type = SCM_RIGHTS
     control.cmsg_len = CMSG_LEN(sizeof(int))
-    memcpy(CMSG_DATA(control), &fd, sizeof(int))
+    memcpy(CMSG_DATA(control), &memfd.fd, sizeof(int))
     sent = sendmsg(transport.socket.fd, &message, transport.send_flags)
-    error = errno
-    close(fd)
-    errno_set(error)
+    descriptor_close(&memfd)          # keeps errno
     return -1 if sent < 0 else 1
 
 
@@ -400,10 +449,10 @@ cdef inline int transport_send(Transport *transport, HalfSent *half_sent,
     attempt although all signals are blocked.
     """
     cdef int result
-    cdef int attempt
+    cdef int _attempt
     if not descriptor_is_valid(&transport.socket):
         return -1
-    for attempt in range(ATTEMPTS_MAX):
+    for _attempt in range(ATTEMPTS_MAX):
         if transport.connected_socktype == SOCK_STREAM:
             result = transport_send_stream(transport, half_sent, count)
         elif count == 1:

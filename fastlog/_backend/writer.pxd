@@ -77,12 +77,23 @@ cdef enum WriterState:            # see the top of this file
     LINGERING
     SLEEPING
 
+cdef enum ThreadEnd:
+    RUNNING                       # the thread runs, or none does
+    ENDED                         # the thread is about to exit
+    ORPHANED                      # nobody else uses the Writer: the thread frees it when it exits
+
+cdef enum Probe:                  # UDP: after an error, one record tests whether the peer is back
+    PROBE_NONE
+    PROBE_DUE                     # the next send is the probe
+    PROBE_SENT                    # the probe is sent; its record stays until probe_end
+
 ctypedef struct Writer:
     Ring ring
     Counters counters
     line_u64 state                # WriterState
     line_u64 wake_seq             # counts wakeups; the futex on which the writer sleeps
-    line_u64 ended                # 1: the thread is about to exit; a futex
+    line_u64 ended                # ThreadEnd; a futex
+    line_u64 orphan_deadline      # monotonic ns at which an orphaned thread gives up, or 0
     line_u64 stop                 # 1: exit soon, even with records in the ring
     line_u64 min_awaited_tail     # the lowest tail that a thread waits for, or NO_WAITER
     line_u64 stalled              # 1: no progress for a whole block_timeout
@@ -122,6 +133,9 @@ ctypedef struct Writer:
     uint64_t batch_ends[TRANSPORT_BATCH]    # position behind each record of the batch
     uint64_t backoff              # ns until the next connect, 0 after a successful send
     int memory_failures           # sends in a row that failed for want of memory
+    Probe probe
+    uint64_t probe_position       # of the record that is the probe
+    uint64_t probe_end            # monotonic ns at which no error means that the probe arrived
     int refusals                  # times in a row that the socket accepted nothing
     uint64_t wake_seen            # wake_seq when the thread last noticed a wakeup
     bint was_connected

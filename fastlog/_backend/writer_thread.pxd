@@ -1,30 +1,36 @@
 """The writer's thread: when it polls the ring, how it waits, how it starts and stops."""
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport timespec
 
-from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, futex_wait, futex_wake_all,
-                                       load_acquire, load_relaxed, load_seq_cst, store_relaxed,
-                                       store_release, store_seq_cst)
+from fastlog._backend.atomics cimport (add_relaxed, atomic_u64, cas_seq_cst, exchange_seq_cst,
+                                       futex_wait, futex_wake_all, load_acquire, load_relaxed,
+                                       load_seq_cst, store_relaxed, store_release, store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
+from fastlog._backend.counters cimport Counters
 from fastlog._backend.descriptor cimport descriptor_close, descriptor_set
 from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport (POLLOUT, SIG_SETMASK, errno_set, page_size, pollfd, ppoll,
                                      pthread_create, pthread_detach, pthread_join,
                                      pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-                                     pthread_setname_np, pthread_sigmask, sigfillset, sigset_t)
-from fastlog._backend.ring cimport (Ring, ring_create, ring_destroy, ring_find_next, ring_is_ready,
-                                    ring_map, ring_peek, ring_record_span, ring_recover)
+                                     pthread_setname_np, pthread_sigmask, pthread_t, sigfillset,
+                                     sigset_t)
+from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, TRUNCATED, Record, Ring,
+                                    header_severity, record_bytes, record_span, ring_at,
+                                    ring_commit, ring_create, ring_destroy, ring_find_next,
+                                    ring_is_ready, ring_map, ring_peek, ring_record_span,
+                                    ring_recover, ring_try_reserve)
 from fastlog._backend.send_loop cimport (BACKOFF_MIN, DRAIN_CONNECTING, DRAIN_NO_MEMORY,
-                                         DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_RING_EMPTY,
-                                         DRAIN_STOPPED, DrainResult, writer_disconnect,
-                                         writer_drain, writer_next_position)
+                                         DRAIN_NO_PEER, DRAIN_PEER_FULL, DRAIN_PROBING,
+                                         DRAIN_RING_EMPTY, DRAIN_STOPPED, DrainResult,
+                                         writer_disconnect, writer_drain, writer_next_position)
 from fastlog._backend.transport cimport transport_close, transport_init, transport_is_network
-from fastlog._backend.writer cimport (AWAKE, LINGERING, NO_WAITER, SLEEPING, STOPPED, Writer,
-                                      WriterState, writer_enter_outage, writer_lock_tail,
-                                      writer_offer_socket, writer_sent_pos, writer_unlock_tail,
-                                      writer_wake)
+from fastlog._backend.writer cimport (AWAKE, ENDED, LINGERING, NO_WAITER, ORPHANED, RUNNING,
+                                      SLEEPING, STOPPED, Writer, WriterState, writer_enter_outage,
+                                      writer_lock_tail, writer_offer_socket, writer_sent_pos,
+                                      writer_unlock_tail, writer_wake)
 
 
 cdef enum:
@@ -114,6 +120,12 @@ cdef inline uint64_t writer_next_linger(Writer *writer, uint64_t linger,
     return linger
 
 
+cdef inline bint writer_may_give_up(Writer *writer, DrainResult result) noexcept nogil:
+    """Return whether the thread is orphaned, and has sent everything or is out of time."""
+    cdef uint64_t deadline = load_acquire(&writer.orphan_deadline.value)
+    return deadline != 0 and (result == DRAIN_RING_EMPTY or monotonic_ns() >= deadline)
+
+
 cdef inline void writer_loop(Writer *writer) noexcept nogil:
     """Drain the ring and wait, by turns, until `stop` is set. Only the thread."""
     cdef uint64_t linger_max = writer.linger_min * LINGER_GROWTH
@@ -123,10 +135,12 @@ cdef inline void writer_loop(Writer *writer) noexcept nogil:
     cdef DrainResult result
     while True:
         result = writer_drain(writer)
-        if result == DRAIN_STOPPED:
+        if result == DRAIN_STOPPED or writer_may_give_up(writer, result):
             return
         elif result == DRAIN_PEER_FULL or result == DRAIN_CONNECTING:
             writer_await_socket(writer)
+        elif result == DRAIN_PROBING:
+            writer_pause(writer, BACKOFF_MIN)
         elif result == DRAIN_NO_MEMORY:
             writer_pause(writer, MEMORY_PAUSE)
         elif result == DRAIN_NO_PEER:
@@ -172,6 +186,16 @@ cdef inline void writer_drain_inline(Writer *writer, uint64_t position,
             writer_pause(writer, BACKOFF_MIN)
 
 
+cdef inline void writer_destroy(Writer *writer) noexcept nogil:
+    """Free a writer whose thread is stopped. No thread may use it any more."""
+    writer_offer_socket(writer, -1)
+    half_sent_reset(&writer.half_sent)
+    transport_close(&writer.transport)
+    ring_destroy(&writer.ring)
+    descriptor_close(&writer.spool_file)
+    munmap(writer, sizeof(Writer))
+
+
 cdef inline void *writer_main(void *argument) noexcept nogil:
     """Run the thread of the Writer `argument`. Return NULL once it is asked to stop."""
     cdef Writer *writer = <Writer *>argument
@@ -183,7 +207,9 @@ cdef inline void *writer_main(void *argument) noexcept nogil:
     locked = writer_lock_tail(writer)
     writer_disconnect(writer)
     writer_unlock_tail(writer, locked)
-    store_seq_cst(&writer.ended.value, 1)
+    if exchange_seq_cst(&writer.ended.value, ENDED) == ORPHANED:
+        writer_destroy(writer)
+        return NULL
     futex_wake_all(&writer.ended.value)
     store_seq_cst(&writer.state.value, STOPPED)     # last, because another thread can start then
     return NULL
@@ -223,7 +249,7 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     # If the state is AWAKE without a thread, a signal handler drains the ring: do not start one.
     if not writer.joinable and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
-        store_seq_cst(&writer.ended.value, 0)
+        store_seq_cst(&writer.ended.value, RUNNING)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
@@ -242,10 +268,10 @@ cdef inline bint writer_await_end(Writer *writer, uint64_t timeout) noexcept nog
     """
     cdef uint64_t end = monotonic_ns() + timeout
     cdef timespec deadline = to_timespec(end)
-    while not load_seq_cst(&writer.ended.value):
+    while load_seq_cst(&writer.ended.value) == RUNNING:
         if monotonic_ns() >= end:
             return False
-        futex_wait(&writer.ended.value, 0, &deadline)
+        futex_wait(&writer.ended.value, RUNNING, &deadline)
     return True
 
 
@@ -273,14 +299,57 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
     return joined
 
 
-cdef inline void writer_destroy(Writer *writer) noexcept nogil:
-    """Free a writer whose thread is stopped. No thread may use it any more."""
-    writer_offer_socket(writer, -1)
-    half_sent_reset(&writer.half_sent)
-    transport_close(&writer.transport)
-    ring_destroy(&writer.ring)
-    descriptor_close(&writer.spool_file)
-    munmap(writer, sizeof(Writer))
+cdef inline void writer_orphan(Writer *writer, uint64_t timeout) noexcept nogil:
+    """Give up a Writer that no other thread uses. Its thread sends the records, and frees it.
+
+    The thread tries for at most `timeout` ns. Without a thread, the Writer is freed here. Never
+    waits for the daemon.
+    """
+    cdef pthread_t thread = writer.thread
+    if not writer.joinable:
+        writer_destroy(writer)
+        return
+    store_release(&writer.orphan_deadline.value, monotonic_ns() + timeout)
+    writer_wake(writer)
+    # From here on the Writer belongs to the one who comes second, the thread or this function.
+    if exchange_seq_cst(&writer.ended.value, ORPHANED) == ENDED:
+        pthread_join(thread, NULL)
+        writer_destroy(writer)
+    else:
+        pthread_detach(thread)
+
+
+cdef inline void writer_take_over(Writer *writer, Writer *hung) noexcept nogil:
+    """Continue for a writer whose thread hangs: copy its counters, its outage and its records.
+
+    `writer` is new, and no other thread has it. No producer may use `hung`. If the hung thread is
+    sending a batch, those records arrive twice.
+    """
+    cdef atomic_u64 *counters = <atomic_u64 *>&writer.counters
+    cdef atomic_u64 *hung_counters = <atomic_u64 *>&hung.counters
+    cdef uint64_t position = writer_sent_pos(hung)
+    cdef uint64_t head = load_acquire(&hung.ring.positions.head.value)
+    cdef uint64_t header, used = 0
+    cdef Record *record
+    cdef size_t i
+    for i in range(sizeof(Counters) // sizeof(atomic_u64)):
+        store_relaxed(&counters[i], load_acquire(&hung_counters[i]))
+    store_relaxed(&writer.outage_epoch.value, load_relaxed(&hung.outage_epoch.value))
+    if hung.spool_file.fd >= 0:
+        return                    # the records stay in that file
+    while position < head:
+        header = ring_peek(&hung.ring, position)
+        if header == 0:
+            break                 # its producer does not exist any more
+        if not header & DISCARDED:
+            # There is space, because the records before this one are at most those of `hung`.
+            record = ring_try_reserve(&writer.ring, header & LENGTH_MASK,
+                                      header_severity(header), &used)
+            if record != NULL:
+                memcpy(record_bytes(record), record_bytes(ring_at(&hung.ring, position)),
+                       header & LENGTH_MASK)
+                ring_commit(record, header & TRUNCATED)
+        position += record_span(header & LENGTH_MASK)
 
 
 cdef inline void writer_discard_inherited(Writer *writer) noexcept nogil:
