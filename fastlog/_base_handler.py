@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from fastlog._stats import Stats
     from fastlog._validation import EngineOptions
 
-_COLLECTED_TIMEOUT = 0.1  # seconds that the collection of a handler may wait for its records
+_COLLECTED_TIMEOUT = 0.25  # seconds that the collection of handlers may wait for their records
+_MUTED = 1.0  # seconds after an unsuccessful wait in which other collected handlers do not wait
+_waited_until = 0.0  # monotonic seconds of the end of the last such time
 
 
 class BaseHandler(logging.handlers.SysLogHandler):
@@ -151,8 +153,14 @@ class BaseHandler(logging.handlers.SysLogHandler):
         # program may collect a handler, so this must not wait for a daemon that hangs.
         if time is None or not hasattr(self, "_stuck_at"):
             return
+        global _waited_until
         timeout = min(self.close_timeout, _COLLECTED_TIMEOUT)
-        if not self._engine.flush(timeout) and not self._engine.spool_path():
+        if time.monotonic() < _waited_until:
+            timeout = 0.0         # one collection may free many handlers of the same daemon
+        sent = self._engine.flush(timeout)
+        if not sent:
+            _waited_until = time.monotonic() + _MUTED
+        if not sent and not self._engine.spool_path():
             left = self._engine.orphan(self.close_timeout)
             if left:
                 self._reporting.warn_stderr(

@@ -491,7 +491,8 @@ cdef class Engine:
             if not joined:
                 self.replace_hung_writer(writer)
                 return pending - left_before
-            if not sent and (pending or monotonic_ns() >= deadline):
+            # A program that logs on restarts the thread, so the deadline ends the loop.
+            if pending and not sent or monotonic_ns() >= deadline:
                 break
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush

@@ -230,7 +230,7 @@ cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:
     """
     if not writer.evicting:
         return False
-    if writer.tail_lock_lost and load_relaxed(&writer.crashing.value):    # wait for it only once
+    if load_relaxed(&writer.crashing.value) and writer.tail_lock_lost:    # wait for it only once
         return futex_lock_try(&writer.tail_lock)
     while not futex_lock_acquire(&writer.tail_lock, LOCK_TIMEOUT):
         if load_relaxed(&writer.crashing.value):

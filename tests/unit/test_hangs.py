@@ -3,9 +3,11 @@ import errno
 import os
 import platform
 import re
+import socket
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,13 @@ def deny(number, error):
     assert libc.prctl(22, 2, program, 0, 0) == 0   # PR_SET_SECCOMP
 """
 SENDTO, SETSOCKOPT = 44, 54       # of x86-64
+
+
+def drain(sink):
+    """Read what arrives until that is the word "end"."""
+    while sink.socket.recv(1000) != b"end":
+        pass
+
 
 needs_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64",
                                   reason="the numbers of system calls are those of x86-64")
@@ -161,20 +170,51 @@ os._exit(0)
 
 
 def test_collected_handler_does_not_wait_for_a_hung_daemon(sink, run_python):
-    """The collection of a handler takes little time. What it cannot send in it is reported."""
+    """The collection of handlers takes little time. What they cannot send in it is reported."""
     sink.hang()
     run_python(PROGRAM + """
-handler = fastlog.SysLogHandler(sys.argv[1])
-log.addHandler(handler)
+handlers = [fastlog.SysLogHandler(sys.argv[1]) for _ in range(10)]
+for handler in handlers:
+    log.addHandler(handler)
 for i in range(20):
     log.info("x")
 began = time.monotonic()
-del log, handler
+del log, handler, handlers
 gc.collect()
 assert time.monotonic() - began < 1
 """, sink.path, stderr=re.compile(
-        r"^fastlog: a handler was collected without close\(\): 20 records for .* are lost unless "
-        r"they can be sent within 5 s\n$"))
+        r"^(fastlog: a handler was collected without close\(\): 20 records for .* are lost unless "
+        r"they can be sent within 5 s\n){10}$"))
+
+
+def test_close_in_a_busy_program_ends(sink, run_python):
+    """close() returns after its timeout, although other threads log without a pause."""
+    reader = threading.Thread(target=drain, args=[sink], daemon=True)
+    reader.start()
+    run_python(PROGRAM + """
+import threading
+logging.raiseExceptions = False     # some records are left
+handler = fastlog.SysLogHandler(sys.argv[1], overflow="drop_new")
+log.addHandler(handler)
+done = threading.Event()
+def work():
+    while not done.is_set():
+        log.error("x")
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(5):
+    began = time.monotonic()
+    handler.close(0.1)
+    assert time.monotonic() - began < 10
+done.set()
+for thread in threads:
+    thread.join()
+""", sink.path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(sink.path)
+        sender.send(b"end")
+    reader.join()
 
 
 def test_writer_of_a_collected_handler_goes_on(sink, logger_for, threads, capfd):
