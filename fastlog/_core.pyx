@@ -529,7 +529,7 @@ cdef class Engine:
                 writer = self.new_writer(fd, False)
                 writer_take_over(writer, hung)
                 if self.spooled:
-                    self.left_in_spool = self.count_pending(writer)
+                    self.left_in_spool = self.count_pending(writer) - writer.recovered.records
                 registry_remove(&registry, hung)
                 pointer_store(&self.writer, writer)
                 self.spool = spool

@@ -61,7 +61,7 @@ cdef inline int descriptor_move_up(int fd) noexcept nogil:
     """Return a descriptor above 2 of the file that the caller just opened as `fd`.
 
     A program that reopens its standard streams expects those numbers to be free. Return -1, with
-    errno set, if `fd` is -1 or there is no other descriptor. `fd` is then closed.
+    errno set, if `fd` is -1 or all other descriptors are in use. `fd` is then closed.
     """
     cdef int moved, error
     if fd < 0 or fd >= FIRST_DESCRIPTOR:

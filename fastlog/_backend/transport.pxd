@@ -141,6 +141,7 @@ cdef inline void transport_close(Transport *transport) noexcept nogil:
         transport_discard_input(transport)
     descriptor_close(&transport.socket)
     transport.connecting = False
+    transport.sanitize_stream = False
 
 
 # --- connecting --------------------------------------------------------------------------------

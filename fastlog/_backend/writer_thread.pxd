@@ -246,6 +246,9 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     sigfillset(&all_signals)
     pthread_sigmask(SIG_SETMASK, &all_signals, &previous_mask)
     pthread_mutex_lock(&writer.lifecycle_lock)
+    if writer.joinable and load_seq_cst(&writer.ended.value) == ENDED:
+        pthread_join(writer.thread, NULL)     # it ended after writer_stop() had given up
+        writer.joinable = False
     # If the state is AWAKE without a thread, a signal handler drains the ring: do not start one.
     if not writer.joinable and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
@@ -279,8 +282,8 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
     """Stop and join the thread. Records that are not sent stay in the ring. Any other thread.
 
     Return False if the thread does not end within RESOLVER_TIMEOUT, because a name server keeps
-    it waiting, or within STOP_TIMEOUT, because the kernel does. Then the thread is detached, and
-    the Writer must never be freed.
+    it waiting, or within STOP_TIMEOUT, because the kernel does. Then the Writer must not be freed,
+    but a later call may succeed.
     """
     cdef uint64_t timeout = (RESOLVER_TIMEOUT if transport_is_network(&writer.transport)
                              else STOP_TIMEOUT)
@@ -292,9 +295,7 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
         joined = writer_await_end(writer, timeout * SECOND)
         if joined:
             pthread_join(writer.thread, NULL)
-        else:
-            pthread_detach(writer.thread)
-        writer.joinable = False
+            writer.joinable = False
     pthread_mutex_unlock(&writer.lifecycle_lock)
     return joined
 
@@ -311,7 +312,7 @@ cdef inline void writer_orphan(Writer *writer, uint64_t timeout) noexcept nogil:
         return
     store_release(&writer.orphan_deadline.value, monotonic_ns() + timeout)
     writer_wake(writer)
-    # From here on the Writer belongs to the one who comes second, the thread or this function.
+    # The second to exchange, the thread or this function, frees the Writer.
     if exchange_seq_cst(&writer.ended.value, ORPHANED) == ENDED:
         pthread_join(thread, NULL)
         writer_destroy(writer)
@@ -322,8 +323,8 @@ cdef inline void writer_orphan(Writer *writer, uint64_t timeout) noexcept nogil:
 cdef inline void writer_take_over(Writer *writer, Writer *hung) noexcept nogil:
     """Continue for a writer whose thread hangs: copy its counters, its outage and its records.
 
-    `writer` is new, and no other thread has it. No producer may use `hung`. If the hung thread is
-    sending a batch, those records arrive twice.
+    `writer` is new, and no other thread has it. No producer may use `hung`, which must never be
+    freed. If the hung thread is sending a batch, those records arrive twice.
     """
     cdef atomic_u64 *counters = <atomic_u64 *>&writer.counters
     cdef atomic_u64 *hung_counters = <atomic_u64 *>&hung.counters
@@ -334,7 +335,13 @@ cdef inline void writer_take_over(Writer *writer, Writer *hung) noexcept nogil:
     cdef size_t i
     for i in range(sizeof(Counters) // sizeof(atomic_u64)):
         store_relaxed(&counters[i], load_acquire(&hung_counters[i]))
+    add_relaxed(&writer.counters.accepted.value, writer.recovered.records)
     store_relaxed(&writer.outage_epoch.value, load_relaxed(&hung.outage_epoch.value))
+    pthread_mutex_lock(&hung.lifecycle_lock)
+    if hung.joinable:
+        pthread_detach(hung.thread)
+        hung.joinable = False
+    pthread_mutex_unlock(&hung.lifecycle_lock)
     if hung.spool_file.fd >= 0:
         return                    # the records stay in that file
     while position < head:

@@ -32,7 +32,7 @@ def deny(number, error):
     assert libc.prctl(38, 1, 0, 0, 0) == 0         # PR_SET_NO_NEW_PRIVS
     assert libc.prctl(22, 2, program, 0, 0) == 0   # PR_SET_SECCOMP
 """
-SENDTO, SETSOCKOPT = 44, 54       # of x86-64
+SENDTO, SETSOCKOPT, CLONE, CLONE3 = 44, 54, 56, 435       # of x86-64
 
 
 def drain(sink):
@@ -159,7 +159,8 @@ handler.close()
 after = handler.stats()
 # One record more, because close() logs a loss report.
 assert (after.submitted, after.accepted, after.dropped, after.sent, after.discarded,
-        after.pending) == (201, before.accepted + 1, before.dropped, 0, 0, before.pending + 1), after
+        after.pending) == (201, before.accepted + 1, before.dropped, 0, 0, before.pending + 1), (
+    after)
 assert after.pending_bytes > before.pending_bytes and after.losses == before.losses
 log.error("starts a thread")
 assert handler.stats().pending == after.pending + 1
@@ -229,3 +230,19 @@ def test_writer_of_a_collected_handler_goes_on(sink, logger_for, threads, capfd)
     assert sink.take(20) == [b"<14>%d\0" % i for i in range(20)]
     wait_until(lambda: not threads.find(), 20, "the end of the thread")
     assert "20 records" in capfd.readouterr().err
+
+
+@needs_x86_64
+def test_split_record_without_a_thread(run_python, sink):
+    """All parts of a split record are in the ring although no thread can be started for the first.
+    """
+    run_python(PROGRAM + f"""
+logging.raiseExceptions = False
+handler = fastlog.SysLogHandler(sys.argv[1], oversize="split", max_size=480, close_timeout=0)
+log.addHandler(handler)
+for number in ({CLONE}, {CLONE3}):
+    deny(number, errno.EAGAIN)
+log.info("A" * 400 + "B" * 400 + "C" * 400)
+stats = handler.stats()
+assert (stats.submitted, stats.pending) == (3, 3), stats
+""", sink.path)
