@@ -6,8 +6,8 @@ in the thread that crashed, until the rings are drained or the timeout has passe
 the previous action of the signal and raises the signal again, as faulthandler does. It drains a
 ring itself only if that ring has no writer thread.
 
-The handler calls only async-signal-safe functions (signal-safety(7)): sigaction, raise, ppoll,
-write, and for a ring without a writer thread also connect and sendmmsg.
+The handler calls only async-signal-safe functions (signal-safety(7)): sigaction, raise, ppoll, the
+system call futex, and for a ring without a writer thread also fstat, connect and sendmmsg.
 """
 import signal
 

@@ -162,3 +162,19 @@ def test_writer_has_no_descriptor_but_its_socket(handler, log, sink):
     assert count() == before + 1
     handler.close()
     assert count() == before
+
+
+def test_python_daemon(run_closing, sink):
+    """A process that python-daemon turns into a daemon logs on, and ends."""
+    pytest.importorskip("daemon")
+    run_closing("""
+import daemon
+log.info("before")
+assert handler.flush(20)
+with daemon.DaemonContext(detach_process=False, working_directory="/", stderr=sys.stderr):
+    close_all()
+    log.error("inside")
+    assert handler.flush(20)
+    check()
+""", sink.path)
+    assert sink.take(2) == [b"<14>before\0", b"<11>inside\0"]
