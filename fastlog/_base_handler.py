@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from fastlog._stats import Stats
     from fastlog._validation import EngineOptions
 
+_COLLECTED_TIMEOUT = 0.25  # seconds that the collection of handlers may wait for their records
+_MUTED = 1.0  # seconds after an unsuccessful wait in which other collected handlers do not wait
+_waited_until = 0.0  # monotonic seconds of the end of the last such time
+
 
 #: Seconds that an end of the process or a close() waits while no connect has succeeded.
 _UNREACHED_TIMEOUT = 0.2
@@ -234,9 +238,24 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def __del__(self) -> None:
         # A handler that was dropped without close() must deliver all the same. One that outlives
-        # the modules at the exit of the process was closed by logging.shutdown().
-        if time is not None and hasattr(self, "_stuck_at"):
-            self._stop(self._time_at_end())
+        # the modules at the exit of the process was closed by logging.shutdown(). Any call of the
+        # program may collect a handler, so this must not wait for a daemon that hangs.
+        if time is None or not hasattr(self, "_stuck_at"):
+            return
+        global _waited_until
+        timeout = min(self.close_timeout, _COLLECTED_TIMEOUT)
+        if time.monotonic() < _waited_until:
+            timeout = 0.0         # one collection may free many handlers of the same daemon
+        sent = self._engine.flush(timeout)
+        if not sent:
+            _waited_until = time.monotonic() + _MUTED
+        if not sent and not self._engine.spool_path():
+            left = self._engine.orphan(self.close_timeout)
+            if left:
+                self._reporting.warn_stderr(
+                    f"a handler was collected without close(): {left} records for {self.address} "
+                    f"are lost unless they can be sent within {self.close_timeout:g} s")
+        self._stop(timeout)
 
     def __reduce__(self) -> str:
         raise TypeError(f"a fastlog.{type(self).__name__} cannot be pickled or copied: "

@@ -47,6 +47,7 @@ cdef class Engine:
     cdef bint spooled                 # created with a spool
     cdef object spool                 # fastlog._spool.file.Spool, or None
     cdef bint spool_detached          # by close(): the next record attaches it again
+    cdef uint64_t orphan_timeout      # ns for which the thread outlives the engine, 0: not at all
     cdef uint64_t left_in_spool       # records in the spool when it was detached
     cdef uint64_t attached_accepted   # records accepted when the spool was attached again, or 0
     cdef atomic_u64 pausing           # greenlets that sleep in await_tail() or stop_writer()

@@ -31,10 +31,11 @@ from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transpor
 from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
                                       writer_evict, writer_offer_destination,
                                       writer_offer_socket)
-from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_detach,
+from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
                                              writer_discard_inherited, writer_hang_up,
-                                             writer_notify, writer_request_stop, writer_start,
-                                             writer_stop, writer_stop_timeout)
+                                             writer_notify, writer_orphan, writer_request_stop,
+                                             writer_start, writer_stop, writer_stop_timeout,
+                                             writer_stop_within, writer_take_over)
 from fastlog._engine.addresses cimport fill_destination
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
@@ -51,6 +52,7 @@ cdef extern from "_engine/freethreading.h" nogil:
 cdef enum:
     SIGNAL_CHECK = 50 * MILLISECOND       # a waiting thread checks for Ctrl-C at least this often
     PROGRESS_CHECK = 10 * MILLISECOND     # and this often whether a full ring makes progress
+    STOP_TIME_MIN = 100 * MILLISECOND     # the least that a thread has to end
     WAKE_SHARE = 32                       # it is woken when 1/32 of the ring is free
 
 # The native enums, by the names that options use.
@@ -135,7 +137,9 @@ cdef class Engine:
             writer_discard_inherited(self.writer)
             return
         with nogil:
-            if writer_stop(self.writer):
+            if self.orphan_timeout:
+                writer_orphan(self.writer, self.orphan_timeout)
+            elif writer_stop(self.writer):
                 writer_destroy(self.writer)
 
     cdef Writer *new_writer(self, int spool_fd, bint read_only) except NULL:
@@ -161,9 +165,6 @@ cdef class Engine:
         writer.transport.blocking_send = (
             self.overflow == DROP_NEW or self.overflow == BLOCK and self.block_timeout
             >= 2 * TRANSPORT_BATCH * <uint64_t>SEND_TIMEOUT)
-        store_relaxed(&self.reported_epoch, 0)
-        self.reported_lost = self.left_in_spool = self.attached_accepted = 0
-        self.reported_losses = None
         registry_add(&registry, writer)
         return writer
 
@@ -200,6 +201,9 @@ cdef class Engine:
                 writer_discard_inherited(self.writer)
                 self.spool = spool
                 self.spool_detached = False
+                store_relaxed(&self.reported_epoch, 0)
+                self.reported_lost = self.left_in_spool = self.attached_accepted = 0
+                self.reported_losses = None
                 pointer_store(&self.writer, writer)
                 store_release(&self.fork_epoch, fork_guard_epoch(&fork_guard))
         if fd >= 0:
@@ -286,6 +290,7 @@ cdef class Engine:
         cdef size_t prefix = message.pieces[0].size
         cdef size_t begin = prefix, end = message.size, size
         cdef int accepted = PUT_ACCEPTED, flags = 0, result
+        cdef object failure = None
         while begin < end:
             size = end - begin
             if size > max_size - prefix:
@@ -293,11 +298,17 @@ cdef class Engine:
             message_begin(&part)
             message_add_bytes(&part, text, prefix)
             message_add_bytes(&part, text + begin, size)
-            result = self.put_record(priority, &part, append_nul, urgent and begin + size == end,
-                                     0)
+            try:
+                result = self.put_record(priority, &part, append_nul,
+                                         urgent and begin + size == end, 0)
+            except OSError as error:      # no thread can be started, but the part is in the ring
+                failure = error
+                result = PUT_ACCEPTED
             accepted &= result
             flags |= result & ~<int>PUT_ACCEPTED
             begin += size
+        if failure is not None:
+            raise failure
         return accepted | flags
 
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
@@ -436,7 +447,7 @@ cdef class Engine:
         """Return whether sockets are handed over by adopt(), and the writer needs one."""
         cdef Writer *writer = engine_writer(self)
         return (self.adopting and load_relaxed(&writer.has_socket) == 0
-                and load_relaxed(&writer.offered_fd.value) == 0)
+                and load_relaxed(&writer.offered_socket.value) == 0)
 
     def adopt(self, int fd):
         """Hand over a connected socket. The engine owns the descriptor from then on."""
@@ -511,7 +522,9 @@ cdef class Engine:
         cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
         cdef uint64_t newly_left = 0
         cdef bint sent = True, joined
-        writer_offer_socket(writer, -1)       # withdraw one that it has not taken
+        if self.orphan_timeout:
+            return 0
+        writer_offer_socket(writer, -1)               # withdraw one that it has not taken
         while state != CLOSED:
             if state == DRAINING:
                 sent = self.wait_until_sent(deadline)
@@ -524,8 +537,9 @@ cdef class Engine:
             if not joined:
                 self.replace_hung_writer(writer)
                 return newly_left
-            if pending and not sent:
-                break                                 # the deadline has passed
+            # A program that logs on restarts the thread, so the deadline ends the loop.
+            if pending and not sent or monotonic_ns() >= deadline:
+                break
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
             state = CLOSED if is_stopped(writer) else DRAINING
@@ -540,10 +554,7 @@ cdef class Engine:
         """
         cdef uint64_t now = monotonic_ns(), deadline = now + writer_stop_timeout(writer[0])
         cdef bint joined, paused = True
-        while paused and not is_stopped(writer[0]):
-            if now >= deadline:
-                writer_detach(writer[0])
-                return False
+        while paused and not is_stopped(writer[0]) and now < deadline:
             writer_request_stop(writer[0])
             try:
                 paused = pause_in_hub(&self.pausing, deadline - now)
@@ -552,8 +563,10 @@ cdef class Engine:
                 raise
             writer[0] = engine_writer(self)
             now = monotonic_ns()
+        # A record may have started the thread once more at the end of that time.
+        now = min(now, deadline - STOP_TIME_MIN)
         with nogil:
-            joined = writer_stop(writer[0])
+            joined = writer_stop_within(writer[0], deadline - now)
         return joined
 
     cdef int finish_stop(self) except -1:
@@ -568,8 +581,24 @@ cdef class Engine:
             self.start()
         return 0
 
+    def orphan(self, double timeout):
+        """Let the writer send what is left, once this engine is deallocated. close() does nothing.
+
+        timeout: seconds that it may take. Nothing reports the records that it cannot send. Returns
+        the number of records that are left, or 0 if close() has stopped the writer already.
+        """
+        cdef Writer *writer = engine_writer(self)
+        if is_stopped(writer):
+            return 0
+        self.orphan_timeout = <uint64_t>(timeout * 1e9)
+        return self.count_pending(writer) - self.left_in_spool
+
     cdef int replace_hung_writer(self, Writer *hung) except -1:
-        """Replace a writer that did not stop in time. Its undelivered records are lost."""
+        """Replace a writer that did not stop in time. The next one sends what is in its ring.
+
+        With a spool, those records stay in its file.
+        """
+        cdef Writer *writer
         cdef object spool = self.current_spool()
         cdef int fd = -1
         if spool is not None:
@@ -577,9 +606,13 @@ cdef class Engine:
             spool = spool.for_child()
             fd = spool.open()
         with cython.critical_section(self):
-            if self.writer == hung:           # else another thread was first
+            if self.writer == hung:   # else another thread was first
+                writer = self.new_writer(fd, False)
+                writer_take_over(writer, hung)
+                if self.spooled:
+                    self.left_in_spool = self.count_pending(writer) - writer.recovered.records
                 registry_remove(&registry, hung)
-                pointer_store(&self.writer, self.new_writer(fd, False))
+                pointer_store(&self.writer, writer)
                 self.spool = spool
                 fd = -1
         if fd >= 0:
@@ -592,7 +625,7 @@ cdef class Engine:
         cdef bint empty
         with cython.critical_section(self):
             writer = self.writer
-            spool, fd = self.spool, writer.spool_fd
+            spool, fd = self.spool, writer.spool_file.fd
             if fd < 0:
                 return 0
             # The GIL, or the lock, excludes put(), which may have started the writer after close()
@@ -604,7 +637,7 @@ cdef class Engine:
             if not ring_detach(&writer.ring):
                 return 0
             self.left_in_spool = self.count_pending(writer)
-            writer.spool_fd = -1
+            writer.spool_file.fd = -1
             self.spool_detached = True
         try:
             if empty:
@@ -630,7 +663,7 @@ cdef class Engine:
 
     def spool_path(self):
         """Return the path of the ring's file. It is "" without one, or if the file was moved."""
-        if engine_writer(self).spool_fd < 0:
+        if engine_writer(self).spool_file.fd < 0:
             return ""
         spool = self.current_spool()
         return spool.path if spool.is_there() else ""

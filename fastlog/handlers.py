@@ -152,6 +152,7 @@ class SysLogHandler(BaseHandler):
             raise ValueError("spool cannot be used where createSocket or _connect_unixsocket is "
                              "overridden: no other process could send what is in it")
         self.socket: socket.socket | None = None
+        self._socket_id: tuple[int, int] | None = None      # st_dev and st_ino once handed over
         options = _validation.EngineOptions(
             paths, host, port, socktype=self.socktype, connect_timeout=self.timeout or 0.0,
             adopting=connects_itself,
@@ -193,9 +194,7 @@ class SysLogHandler(BaseHandler):
 
     def _stop(self, timeout: float) -> None:
         super()._stop(timeout)
-        connected, self.socket = self.socket, None
-        if connected is not None:
-            connected.close()
+        self._close_socket()
 
     # --- sockets that a subclass connects ----------------------------------------------------
 
@@ -234,8 +233,7 @@ class SysLogHandler(BaseHandler):
 
     def _renew_socket(self) -> None:
         """Connect again. If that fails, records wait, and the next record tries again."""
-        if self.socket is not None:
-            self.socket.close()
+        self._close_socket()
         with contextlib.suppress(OSError):
             self.createSocket()
             self._hand_over_socket()
@@ -243,4 +241,21 @@ class SysLogHandler(BaseHandler):
     def _hand_over_socket(self) -> None:
         """Share the connection with the writer, which owns a descriptor of its own."""
         if self.socket is not None and self.socket.fileno() >= 0:
+            status = os.fstat(self.socket.fileno())
+            self._socket_id = status.st_dev, status.st_ino
             self._engine.adopt(os.dup(self.socket.fileno()))
+
+    def _close_socket(self) -> None:
+        """Close `self.socket`, unless the program has closed it by number and reused the number."""
+        connected, self.socket = self.socket, None
+        known, self._socket_id = self._socket_id, None
+        if connected is None:
+            return
+        if known is not None and connected.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                status = os.fstat(connected.fileno())
+                if known == (status.st_dev, status.st_ino):
+                    known = None
+            if known is not None:
+                connected.detach()
+        connected.close()

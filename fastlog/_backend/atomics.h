@@ -10,6 +10,7 @@
 #ifndef FASTLOG_ATOMICS_H
 #define FASTLOG_ATOMICS_H
 
+#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdatomic.h>
@@ -109,13 +110,26 @@ static inline uint32_t *fastlog_futex_word(atomic_u64 *object)
 }
 
 /* Sleep while the low half of the object equals that of `expected`, at most
- * until `deadline` on CLOCK_MONOTONIC. May return early. */
+ * until `deadline` on CLOCK_MONOTONIC, or without limit if that is NULL. May
+ * return early. */
 static inline void futex_wait(atomic_u64 *object, uint64_t expected,
                               const struct timespec *deadline)
 {
+    static const struct timespec pause = {0, 1000000};
+    if (syscall(FASTLOG_FUTEX, fastlog_futex_word(object),
+                FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (uint32_t)expected,
+                deadline, NULL, FUTEX_BITSET_MATCH_ANY) != 0
+        && errno != EAGAIN && errno != ETIMEDOUT)
+        /* A signal, or a kernel that refuses futexes. Callers wait in loops,
+         * which must not spin. */
+        nanosleep(&pause, NULL);
+}
+
+/* Wake one thread that sleeps in futex_wait() on the object. */
+static inline void futex_wake_one(atomic_u64 *object)
+{
     syscall(FASTLOG_FUTEX, fastlog_futex_word(object),
-            FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, (uint32_t)expected, deadline,
-            NULL, FUTEX_BITSET_MATCH_ANY);
+            FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
 }
 
 /* Wake every thread that sleeps in futex_wait() on the object. Do not wait for

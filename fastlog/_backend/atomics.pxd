@@ -20,4 +20,5 @@ cdef extern from "_backend/atomics.h" nogil:
     int cas_seq_cst(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
     int cas_relaxed(atomic_u64 *obj, uint64_t *expected, uint64_t desired) noexcept
     void futex_wait(atomic_u64 *obj, uint64_t expected, const timespec *deadline) noexcept
+    void futex_wake_one(atomic_u64 *obj) noexcept
     void futex_wake_all(atomic_u64 *obj) noexcept

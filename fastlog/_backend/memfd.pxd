@@ -14,6 +14,9 @@ from fastlog._backend.posix cimport (F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SE
                                      MFD_NOEXEC_SEAL, O_CLOEXEC, O_RDWR, O_TMPFILE, fcntl,
                                      memfd_create, open_new)
 
+cdef enum:
+    ATTEMPTS_MAX = 8              # of one call that the kernel interrupts
+
 
 cdef inline int memfd_make(const char *name, unsigned int flags) noexcept nogil:
     """Create a memfd without seals. Return it, or -1 with errno set. Async-signal-safe.
@@ -35,11 +38,13 @@ cdef inline bint memfd_fill(int fd, const char *data, size_t size) noexcept nogi
     """Write `data` to an empty file. Return False, with errno set, on failure."""
     cdef size_t offset = 0
     cdef ssize_t written
+    cdef int attempts = 0
     while offset < size:
         written = pwrite(fd, data + offset, size - offset, <off_t>offset)
+        attempts += 1
         if written > 0:
             offset += written
-        elif errno != EINTR:
+        elif errno != EINTR or attempts >= ATTEMPTS_MAX:
             return False
     return True
 

@@ -4,6 +4,14 @@ from libc.stdint cimport uint64_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
+cdef extern from *:
+    """
+    #include <errno.h>
+    static inline void fastlog_errno_set(int error) { errno = error; }
+    """
+    # Store errno, which Cython can only read. Any thread.
+    void errno_set "fastlog_errno_set"(int error) noexcept nogil
+
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET
@@ -22,7 +30,6 @@ cdef extern from "<sys/socket.h>" nogil:
         SCM_RIGHTS
         MSG_DONTWAIT
         MSG_NOSIGNAL
-        MSG_PEEK
     ctypedef unsigned int socklen_t
     struct iovec:
         void *iov_base
@@ -95,6 +102,7 @@ cdef extern from "<fcntl.h>" nogil:
         O_RDWR
         O_TMPFILE
         F_ADD_SEALS
+        F_DUPFD_CLOEXEC
         F_SEAL_SEAL
         F_SEAL_SHRINK
         F_SEAL_GROW
@@ -155,7 +163,9 @@ cdef extern from "<poll.h>" nogil:
         POLLERR
         POLLHUP
         POLLIN
+        POLLNVAL
         POLLOUT
+        POLLRDHUP
     int poll(pollfd *descriptors, unsigned long count, int timeout) noexcept
     int ppoll(pollfd *descriptors, unsigned long count, const timespec *timeout,
               const sigset_t *signals) noexcept
@@ -171,21 +181,11 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *thread, const void *attributes,
                        void *(*entry)(void *) noexcept nogil, void *argument) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
-    int pthread_timedjoin_np(pthread_t thread, void **result, const timespec *deadline) noexcept
     int pthread_detach(pthread_t thread) noexcept
     int pthread_setname_np(pthread_t thread, const char *name) noexcept
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
-    int pthread_mutex_trylock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_timedlock(pthread_mutex_t *mutex, const timespec *deadline) noexcept
     int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
     int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum:
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-    int eventfd(unsigned int value, int flags) noexcept
-
 
 cdef inline uint64_t page_size() noexcept nogil:
     """Return the bytes of a page. Any thread. Async-signal-safe."""

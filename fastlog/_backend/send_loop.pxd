@@ -10,7 +10,7 @@ from libc.stdlib cimport free
 
 from fastlog._backend.atomics cimport (add_relaxed, exchange_seq_cst, load_acquire, load_relaxed,
                                        store_relaxed, store_release)
-from fastlog._backend.clock cimport MILLISECOND
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.counters cimport EVICTED, UNSENDABLE, count_loss, count_owned
 from fastlog._backend.destination cimport Destination
 from fastlog._backend.framing cimport frame_sanitize, frame_truncate
@@ -23,15 +23,17 @@ from fastlog._backend.transport cimport (TOO_LONG, TRANSPORT_BATCH, WAIT_MEMORY,
                                          ErrnoClass, Transport, transport_adopt, transport_classify,
                                          transport_close, transport_connect,
                                          transport_connects_early, transport_grow_buffer,
-                                         transport_has_moved, transport_inherit, transport_send,
+                                         transport_has_moved, transport_inherit, transport_is_udp,
+                                         transport_send, transport_take_error,
                                          transport_truncated_size)
-from fastlog._backend.writer cimport (Writer, writer_enter_outage, writer_lock_tail,
-                                      writer_release, writer_take_destination,
-                                      writer_unlock_tail)
+from fastlog._backend.writer cimport (PROBE_DUE, PROBE_NONE, PROBE_SENT, Writer, offer_fd,
+                                      offer_inode, writer_enter_outage, writer_lock_tail,
+                                      writer_release, writer_take_destination, writer_unlock_tail)
 
 
 cdef enum:
     BACKOFF_MIN = 10 * MILLISECOND      # ns of the first pause between two connects
+    PROBE_TIMEOUT = 200 * MILLISECOND   # ns of the longest wait for an answer to a probe
     LARGE_RECORD = 65536          # bytes, above which the kernel may never have the memory
     MEMORY_FAILURES_MAX = 10      # in a row, before a large record is truncated
     PREFAULT_AHEAD = 1 << 19      # bytes, which take producers at least 2 ms to fill
@@ -44,6 +46,7 @@ cdef enum DrainResult:            # why writer_drain() returned
     DRAIN_NO_MEMORY               # the kernel has no memory or no descriptors
     DRAIN_NO_PEER                 # connecting failed
     DRAIN_CONNECTING              # a connect is in progress
+    DRAIN_PROBING                 # a probe is sent, and its answer may still come
     DRAIN_STOPPED                 # `stop` is set
 
 
@@ -122,6 +125,8 @@ cdef inline void writer_disconnect(Writer *writer) noexcept nogil:
         count_loss(&writer.counters, EVICTED, writer.half_sent.residual_severity)
         writer_enter_outage(writer)
     half_sent_reset(&writer.half_sent)
+    if writer.probe == PROBE_SENT:
+        writer.probe = PROBE_DUE
     transport_close(&writer.transport)
     store_relaxed(&writer.has_socket, 0)
 
@@ -150,40 +155,21 @@ cdef inline void writer_handle_too_long(Writer *writer) noexcept nogil:
                   frame_truncate(<char *>writer.transport.parts[0].iov_base, length, limit))
 
 
-cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
-    """Send one batch and release what was sent. Return DRAIN_MORE to continue, or why not."""
-    cdef int count = writer_gather(writer)
-    cdef int sent
-    cdef bint had_residual = writer.half_sent.residual != NULL
-    cdef ErrnoClass errno_class
-    if count == 0:
-        return DRAIN_RING_EMPTY
-    sent = transport_send(&writer.transport, &writer.half_sent, count)
-    if had_residual and writer.half_sent.residual == NULL:
-        count_owned(&writer.counters.sent.value, 1)
-    if sent >= 0:
-        writer.backoff = 0
-        writer.memory_failures = 0
-        if sent > 0:
-            count_owned(&writer.counters.sent.value, sent)
-            writer_finish_batch(writer, writer.batch_ends[sent - 1])
-        return DRAIN_PEER_FULL if 0 < sent < count else DRAIN_MORE
-    errno_class = transport_classify(errno)
-    if errno_class == WAIT_WRITABLE:
-        return DRAIN_PEER_FULL
-    if errno_class == TOO_LONG:
-        writer_handle_too_long(writer)
-        return DRAIN_MORE
-    writer_count_error(writer, errno)
-    if errno_class == WAIT_MEMORY:
-        # Linux limits one datagram to about 4 MiB, whatever SO_SNDBUF says. Streams have no such
-        # limit, and the peer may already have the beginning of the record, or its length.
-        writer.memory_failures += 1
-        if (writer.memory_failures >= MEMORY_FAILURES_MAX
-                and writer.transport.parts[0].iov_len > LARGE_RECORD
-                and writer.transport.connected_socktype != SOCK_STREAM):
-            writer_handle_too_long(writer)
-        return DRAIN_NO_MEMORY
+cdef inline void writer_finish_sent(Writer *writer, int sent) noexcept nogil:
+    """Count and release the first `sent` records of the batch, possibly none."""
+    writer.backoff = 0
+    writer.memory_failures = 0
+    writer.refusals = 0
+    if sent > 0:
+        count_owned(&writer.counters.sent.value, sent)
+        writer_finish_batch(writer, writer.batch_ends[sent - 1])
+
+
+cdef inline DrainResult writer_reconnect(Writer *writer, int error) noexcept nogil:
+    """Handle an `error` that ends the connection. The records stay in the ring."""
+    writer_count_error(writer, error)
+    if transport_is_udp(&writer.transport):
+        writer.probe = PROBE_DUE
     writer_disconnect(writer)
     # Reconnect at once the first time: a restarted daemon is usually back already.
     if writer.backoff:
@@ -192,12 +178,82 @@ cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
     return DRAIN_MORE
 
 
+cdef inline DrainResult writer_handle_errno(Writer *writer) noexcept nogil:
+    """Handle the errno of a send that failed for the first record. Return why it stopped."""
+    cdef ErrnoClass errno_class = transport_classify(errno)
+    if errno_class == WAIT_WRITABLE:
+        return DRAIN_PEER_FULL
+    if errno_class == TOO_LONG:
+        writer_handle_too_long(writer)
+        return DRAIN_MORE
+    if errno_class == WAIT_MEMORY:
+        writer_count_error(writer, errno)
+        # Linux limits one datagram to about 4 MiB, whatever SO_SNDBUF says. Streams have no such
+        # limit, and the peer may already have the beginning of the record, or its length.
+        writer.memory_failures += 1
+        if (writer.memory_failures >= MEMORY_FAILURES_MAX
+                and writer.transport.parts[0].iov_len > LARGE_RECORD
+                and writer.transport.connected_socktype != SOCK_STREAM):
+            writer_handle_too_long(writer)
+        return DRAIN_NO_MEMORY
+    return writer_reconnect(writer, errno)
+
+
+cdef inline DrainResult writer_send_probe(Writer *writer) noexcept nogil:
+    """After an error on a UDP socket, send one record and keep it until the answer may have come.
+
+    The kernel learns from ICMP, after the send, that nobody listens: udp(7). Without the probe,
+    every other record would be lost.
+    """
+    cdef int error = 0
+    if writer.probe == PROBE_DUE:
+        if transport_send(&writer.transport, &writer.half_sent, 1) < 0:
+            return writer_handle_errno(writer)
+        writer.probe = PROBE_SENT
+        writer.probe_position = writer.batch_start
+        writer.probe_end = monotonic_ns() + min(max(writer.backoff, <uint64_t>BACKOFF_MIN),
+                                                <uint64_t>PROBE_TIMEOUT)
+    error = transport_take_error(&writer.transport)
+    if error:
+        return writer_reconnect(writer, error)
+    if monotonic_ns() < writer.probe_end:
+        return DRAIN_PROBING
+    writer.probe = PROBE_NONE
+    # A producer may have evicted the record meanwhile.
+    writer_finish_sent(writer, 1 if writer.batch_start == writer.probe_position else 0)
+    return DRAIN_MORE
+
+
+cdef inline DrainResult writer_send_batch(Writer *writer) noexcept nogil:
+    """Send one batch and release what was sent. Return DRAIN_MORE to continue, or why not."""
+    cdef int count = writer_gather(writer)
+    cdef int sent, error = 0
+    cdef bint had_residual = writer.half_sent.residual != NULL
+    if count == 0:
+        return DRAIN_RING_EMPTY
+    if writer.probe != PROBE_NONE:
+        return writer_send_probe(writer)
+    sent = transport_send(&writer.transport, &writer.half_sent, count)
+    if had_residual and writer.half_sent.residual == NULL:
+        count_owned(&writer.counters.sent.value, 1)
+    if sent < 0:
+        return writer_handle_errno(writer)
+    if transport_is_udp(&writer.transport):
+        error = transport_take_error(&writer.transport)
+    # On this machine, nobody received the record before the error. Elsewhere the answer takes
+    # longer, and which record it is for is unknown.
+    writer_finish_sent(writer, sent - 1 if error else sent)
+    if error:
+        return writer_reconnect(writer, error)
+    return DRAIN_PEER_FULL if 0 < sent < count else DRAIN_MORE
+
+
 cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     """Connect, or adopt a socket that was offered. Return DRAIN_MORE, or why it failed."""
-    cdef uint64_t offered = exchange_seq_cst(&writer.offered_fd.value, 0)
+    cdef uint64_t offered = exchange_seq_cst(&writer.offered_socket.value, 0)
     cdef int error = 0
     if offered:
-        transport_adopt(&writer.transport, <int>(offered - 1))
+        error = transport_adopt(&writer.transport, offer_fd(offered), offer_inode(offered))
     else:
         error = transport_connect(&writer.transport)
     if error == EINPROGRESS:
@@ -205,6 +261,7 @@ cdef inline DrainResult writer_connect(Writer *writer) noexcept nogil:
     if error:
         writer_count_error(writer, error)
         return DRAIN_NO_PEER
+    writer.refusals = 0
     store_relaxed(&writer.has_socket, 1)
     if writer.was_connected:
         count_owned(&writer.counters.reconnects, 1)
@@ -248,9 +305,12 @@ cdef inline void writer_follow_destination(Writer *writer) noexcept nogil:
 
 
 cdef inline bint writer_has_records(Writer *writer) noexcept nogil:
-    """Return whether there is a record to send. Acquires the tail itself."""
+    """Return whether there is a record to send. Acquires the tail itself.
+
+    Discarded records are released, because that needs no connection.
+    """
     cdef bint locked = writer_lock_tail(writer)
-    cdef bint ready = ring_peek(&writer.ring, writer_next_position(writer)) != 0
+    cdef bint ready = writer_gather(writer) != 0
     writer_unlock_tail(writer, locked)
     return ready
 
@@ -283,7 +343,7 @@ cdef inline DrainResult writer_drain(Writer *writer) noexcept nogil:
     cdef bint locked
     while not load_acquire(&writer.stop.value):
         writer_follow_destination(writer)
-        if writer.transport.fd < 0 or writer.transport.connecting:
+        if writer.transport.socket.fd < 0 or writer.transport.connecting:
             result = writer_connect(writer) if writer_has_records(writer) else DRAIN_RING_EMPTY
         else:
             locked = writer_lock_tail(writer)

@@ -4,40 +4,36 @@ Only the writer thread uses a Transport, so nothing here is atomic. Before the t
 thread that creates the writer fills in the addresses and options. In a crash without a writer
 thread, the signal handler uses it.
 """
-from libc.errno cimport (EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
+from libc.errno cimport (EAGAIN, EBADF, ECONNREFUSED, EINPROGRESS, EINTR, EMFILE, EMSGSIZE, ENFILE,
                          ENOBUFS, ENOMEM, ENOSYS, ENOTCONN, EPERM, EPIPE, EPROTOTYPE, ETIMEDOUT,
                          ETOOMANYREFS, errno)
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.stat cimport fstat, struct_stat
 from posix.time cimport timespec
 from posix.unistd cimport close
 
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
+from fastlog._backend.descriptor cimport (Descriptor, descriptor_close, descriptor_is_valid,
+                                          descriptor_move_up, descriptor_set)
 from fastlog._backend.destination cimport (Address, Destination, destination_has_moved,
                                            destination_is_host, destination_next)
 from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
-from fastlog._backend.memfd cimport memfd_make_record
+from fastlog._backend.memfd cimport ATTEMPTS_MAX, memfd_make_record
 from fastlog._backend.posix cimport (CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, IPPROTO_TCP,
-                                     MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLERR, POLLHUP,
-                                     POLLOUT, SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE,
-                                     SO_SNDTIMEO, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
-                                     SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, cmsghdr, connect,
-                                     getsockopt, iovec, mmsghdr, msghdr, poll_descriptors, pollfd,
-                                     recv, send, sendmmsg, sendmsg, setsockopt, sockaddr, socket,
-                                     socklen_t, timeval)
-
-
-cdef extern from *:
-    """
-    static inline void fastlog_errno_set(int error) { errno = error; }
-    """
-    # Store errno, which Cython can only read. Any thread.
-    void errno_set "fastlog_errno_set"(int error) noexcept nogil
+                                     MSG_DONTWAIT, MSG_NOSIGNAL, POLLERR, POLLHUP, POLLIN, POLLNVAL,
+                                     POLLOUT, POLLRDHUP, SCM_RIGHTS, SO_ERROR, SO_SNDBUF,
+                                     SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, SOCK_CLOEXEC,
+                                     SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+                                     TCP_NODELAY, cmsghdr, connect, errno_set, getsockopt, iovec,
+                                     mmsghdr, msghdr, poll_descriptors, pollfd, recv, send,
+                                     sendmmsg, sendmsg, setsockopt, sockaddr, socket, socklen_t,
+                                     timeval)
 
 
 cdef enum:
     TRANSPORT_BATCH = 16          # records in one sendmmsg or sendmsg at most
+    INPUT_SIZE = 4096             # bytes of a peer's input that are read at a time
+    INPUT_READS_MAX = 16          # such reads in a batch at most
     SEND_TIMEOUT = 4 * MILLISECOND      # ns that a blocking send waits for space for one datagram
     # Bytes of SO_SNDBUF that a unix datagram cannot use: Linux, unix_dgram_sendmsg in
     # net/unix/af_unix.c.
@@ -47,23 +43,22 @@ cdef enum:
 
 cdef enum ErrnoClass:             # what the writer must do about an errno
     WAIT_WRITABLE                 # the peer's queue is full: poll the socket
-    WAIT_MEMORY                   # the kernel has no memory or no descriptors: try again later
+    WAIT_MEMORY                   # the kernel lacks memory or descriptors: try again later
     RECONNECT                     # the connection is gone: the records stay in the ring
     TOO_LONG                      # the kernel never accepts a record of this length
 
 ctypedef struct Transport:
-    int fd                        # -1: none
-    uint64_t inode                # of fd, 0 if unknown: a child checks it before it inherits fd
-    bint connecting               # connect(2) is in progress on fd, until POLLOUT
+    Descriptor socket             # checked before each batch
+    bint connecting               # connect(2) is in progress on the socket, until POLLOUT
     int socktype                  # as configured, 0 for datagram with fallback to stream
-    int connected_socktype        # of fd
+    int connected_socktype        # of the socket
     Destination destination
     uint64_t connect_timeout      # ns, 0 for the kernel's own
     uint64_t connect_started      # monotonic ns, while `connecting`
     bint by_memfd                 # journald: a record too long for a datagram goes as a file
     bint adopting                 # never connect: other threads connect sockets and offer them
     bint blocking_send            # a send to a unix datagram socket may wait, SEND_TIMEOUT each
-    int send_flags                # for fd
+    int send_flags                # for the socket
     # System calls that a filter refuses, by a success of the one that replaced it:
     bint no_sendmmsg
     bint no_send
@@ -76,7 +71,7 @@ ctypedef struct Transport:
 cdef inline void transport_init(Transport *transport, int socktype) noexcept nogil:
     """Initialize a transport without addresses. Only the thread that creates the writer."""
     memset(transport, 0, sizeof(Transport))
-    transport.fd = -1
+    transport.socket.fd = -1
     transport.socktype = socktype
     for i in range(TRANSPORT_BATCH):
         transport.messages[i].msg_hdr.msg_iov = &transport.parts[i]
@@ -88,20 +83,61 @@ cdef inline bint transport_is_network(Transport *transport) noexcept nogil:
     return destination_is_host(&transport.destination)
 
 
+cdef inline bint transport_is_udp(Transport *transport) noexcept nogil:
+    """Return whether the socket sends datagrams to a host."""
+    return transport_is_network(transport) and transport.connected_socktype == SOCK_DGRAM
+
+
+cdef inline bint transport_is_refused(int error) noexcept nogil:
+    """Return whether a seccomp filter may have refused the system call itself.
+
+    EPERM may also be a firewall's answer to this datagram.
+    """
+    return error == ENOSYS or error == EPERM
+
+
+cdef inline int transport_take_error(Transport *transport) noexcept nogil:
+    """Return the errno of an earlier send that the socket has learned of since, or 0."""
+    cdef int error = 0
+    cdef socklen_t size = sizeof(error)
+    if not descriptor_is_valid(&transport.socket):
+        return EBADF
+    if getsockopt(transport.socket.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+        return 0 if transport_is_refused(errno) else errno
+    return error
+
+
+cdef inline void transport_discard_input(Transport *transport) noexcept nogil:
+    """Read what the peer of a stream has sent, at most INPUT_READS_MAX buffers, and discard it."""
+    cdef char[INPUT_SIZE] data
+    cdef int reads = 0
+    while (reads < INPUT_READS_MAX
+           and recv(transport.socket.fd, data, INPUT_SIZE, MSG_DONTWAIT) > 0):
+        reads += 1
+
+
 cdef inline void transport_close(Transport *transport) noexcept nogil:
-    """Close the socket, if there is one. The caller resets the HalfSent of a connected stream."""
-    if transport.fd >= 0:
-        close(transport.fd)
-        transport.fd = -1
+    """Close the socket, if there is one. The caller resets the HalfSent of a connected stream.
+
+    First discard what the peer of a stream has sent. Unread bytes would make TCP reset the
+    connection, and the peer would lose what it has not read yet: RFC 2525 section 2.17.
+    """
+    if (transport.connected_socktype == SOCK_STREAM and not transport.adopting
+            and descriptor_is_valid(&transport.socket)):
+        transport_discard_input(transport)
+    descriptor_close(&transport.socket)
     transport.connecting = False
+    transport.sanitize_stream = False
 
 
 # --- connecting --------------------------------------------------------------------------------
 
-cdef inline uint64_t transport_inode(int fd) noexcept nogil:
-    """Return the inode number of a descriptor, or 0 if there is none."""
-    cdef struct_stat status
-    return status.st_ino if fd >= 0 and fstat(fd, &status) == 0 else 0
+cdef inline bint transport_limit_send(int fd) noexcept nogil:
+    """Limit a blocking send to SEND_TIMEOUT. Return False if the kernel refuses."""
+    cdef timeval timeout
+    timeout.tv_sec = 0
+    timeout.tv_usec = SEND_TIMEOUT // 1000
+    return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) == 0
 
 
 cdef inline int transport_try_address(Transport *transport, int index,
@@ -111,16 +147,14 @@ cdef inline int transport_try_address(Transport *transport, int index,
     cdef int error = 0, enabled = 1
     cdef bint blocking = (transport.blocking_send and socktype == SOCK_DGRAM
                           and not transport_is_network(transport))
-    cdef timeval timeout
     # A unix datagram socket that blocks in send(2) does not block in connect(2).
-    cdef int fd = socket(address.storage.ss_family,
-                         socktype | SOCK_CLOEXEC | (0 if blocking else SOCK_NONBLOCK), 0)
+    cdef int fd = descriptor_move_up(socket(
+        address.storage.ss_family,
+        socktype | SOCK_CLOEXEC | (0 if blocking else SOCK_NONBLOCK), 0))
     if fd < 0:
         return errno
-    if blocking:
-        timeout.tv_sec = 0
-        timeout.tv_usec = SEND_TIMEOUT // 1000
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout))
+    # Without the timeout, a send would block until a hung daemon continues.
+    blocking = blocking and transport_limit_send(fd)
     if transport_is_network(transport) and socktype == SOCK_STREAM:
         # Records are batched already, and Nagle's algorithm would delay an urgent one.
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &enabled, sizeof(enabled))
@@ -129,8 +163,8 @@ cdef inline int transport_try_address(Transport *transport, int index,
         if error != EINPROGRESS:
             close(fd)
             return error
-    transport.fd = fd
-    transport.inode = transport_inode(fd)
+    if not descriptor_set(&transport.socket, fd):
+        return errno
     transport.connecting = error == EINPROGRESS
     transport.connect_started = monotonic_ns() if transport.connecting else 0
     transport.connected_socktype = socktype
@@ -177,15 +211,17 @@ cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
     cdef int error = 0
     cdef socklen_t size = sizeof(error)
     memset(&at_once, 0, sizeof(at_once))
-    writable.fd = transport.fd
+    writable.fd = transport.socket.fd
     writable.events = POLLOUT
     writable.revents = 0
-    if poll_descriptors(&writable, 1, &at_once) == 0:
+    if not descriptor_is_valid(&transport.socket):
+        error = EBADF
+    elif poll_descriptors(&writable, 1, &at_once) == 0:
         if (transport.connect_timeout == 0
                 or monotonic_ns() - transport.connect_started < transport.connect_timeout):
             return EINPROGRESS
         error = ETIMEDOUT
-    elif getsockopt(transport.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+    elif getsockopt(transport.socket.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
         # A filter refuses getsockopt(2). Then only poll(2) shows whether the connect has failed.
         error = ECONNREFUSED if writable.revents & (POLLERR | POLLHUP) else 0
     transport.connecting = False
@@ -195,7 +231,7 @@ cdef inline int transport_finish_connect(Transport *transport) noexcept nogil:
 
 
 cdef inline int transport_connect(Transport *transport) noexcept nogil:
-    """Connect, or continue to. Return 0, EINPROGRESS (poll fd for writing), or an errno.
+    """Connect, or continue to. Return 0, EINPROGRESS (poll for writing), or an errno.
 
     Datagram sockets are connected too, because only then poll(2) reports space in the peer's
     queue.
@@ -223,15 +259,13 @@ cdef inline bint transport_inherit(Transport *transport, Transport *parent) noex
     """In a forked child without a socket, take over the parent's. Return whether that is possible.
 
     The path of a unix socket may be out of the child's reach, after chroot(2) for example. Only
-    datagrams of two processes may share a socket. The inode number shows whether the descriptor is
-    still the socket that the copied memory means. The child closes its own descriptor only.
+    datagrams of two processes may share a socket. The child closes its own descriptor only.
     """
-    if (transport.fd >= 0 or transport.adopting or transport_is_network(transport)
-            or parent.connected_socktype != SOCK_DGRAM or parent.inode == 0
-            or transport_inode(parent.fd) != parent.inode):
+    if (transport.socket.fd >= 0 or transport.adopting or transport_is_network(transport)
+            or parent.connected_socktype != SOCK_DGRAM
+            or not descriptor_is_valid(&parent.socket)):
         return False
-    transport.fd = parent.fd
-    transport.inode = parent.inode
+    transport.socket = parent.socket
     transport.connected_socktype = SOCK_DGRAM
     transport.send_flags = parent.send_flags
     return True
@@ -246,13 +280,19 @@ cdef inline bint transport_has_moved(Transport *transport) noexcept nogil:
             and destination_has_moved(&transport.destination))
 
 
-cdef inline void transport_adopt(Transport *transport, int fd) noexcept nogil:
-    """Take over a connected socket and own it from now on."""
+cdef inline int transport_adopt(Transport *transport, int fd, uint32_t inode) noexcept nogil:
+    """Take over the connected socket `fd`, and own it from now on. Return 0 or an errno.
+
+    inode: the low half of its inode number when it was offered.
+    """
     cdef socklen_t size = sizeof(transport.connected_socktype)
     transport_close(transport)
-    transport.fd = fd
+    if not descriptor_set(&transport.socket, fd) or <uint32_t>transport.socket.inode != inode:
+        transport.socket.fd = -1
+        return EBADF
     transport.send_flags = MSG_NOSIGNAL | MSG_DONTWAIT
     getsockopt(fd, SOL_SOCKET, SO_TYPE, &transport.connected_socktype, &size)
+    return 0
 
 
 # --- sending -----------------------------------------------------------------------------------
@@ -261,8 +301,9 @@ cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
     """Return the class of an errno from send(2), see also unix(7)."""
     if error == EAGAIN:
         return WAIT_WRITABLE
-    # The last three occur when a memfd is created or sent.
-    if error in (ENOBUFS, ENOMEM, EMFILE, ENFILE, ETOOMANYREFS):
+    # EMFILE to ETOOMANYREFS occur when a memfd is created or sent. EINTR occurs when the kernel
+    # interrupts each attempt.
+    if error in (ENOBUFS, ENOMEM, EMFILE, ENFILE, ETOOMANYREFS, EINTR):
         return WAIT_MEMORY
     if error == EMSGSIZE:
         return TOO_LONG
@@ -271,22 +312,14 @@ cdef inline ErrnoClass transport_classify(int error) noexcept nogil:
     return RECONNECT
 
 
-cdef inline bint transport_is_refused(int error) noexcept nogil:
-    """Return whether a seccomp filter may have refused the system call itself.
-
-    EPERM may also be a firewall's answer to this datagram.
-    """
-    return error == ENOSYS or error == EPERM
-
-
 cdef inline ssize_t transport_send_message(Transport *transport, msghdr *message) noexcept nogil:
     """Send as sendmsg(2). Where a filter refuses that, send the first part only."""
     cdef ssize_t size
     if not transport.no_sendmsg:
-        size = sendmsg(transport.fd, message, transport.send_flags)
+        size = sendmsg(transport.socket.fd, message, transport.send_flags)
         if size >= 0 or not transport_is_refused(errno):
             return size
-    size = send(transport.fd, message.msg_iov.iov_base, message.msg_iov.iov_len,
+    size = send(transport.socket.fd, message.msg_iov.iov_base, message.msg_iov.iov_len,
                 transport.send_flags)
     transport.no_sendmsg = transport.no_sendmsg or size >= 0
     return size
@@ -296,7 +329,7 @@ cdef inline bint transport_send_datagram(Transport *transport, int index) noexce
     """Send parts[index] as a datagram. Return False, with errno set, on failure."""
     cdef ssize_t size
     if not transport.no_send:
-        size = send(transport.fd, transport.parts[index].iov_base,
+        size = send(transport.socket.fd, transport.parts[index].iov_base,
                     transport.parts[index].iov_len, transport.send_flags)
         if size >= 0 or not transport_is_refused(errno):
             return size >= 0
@@ -318,7 +351,7 @@ cdef inline int transport_send_datagrams(Transport *transport, int count) noexce
     cdef int sent
     if count == 1 or transport.no_sendmmsg:
         return transport_send_each(transport, count)
-    sent = sendmmsg(transport.fd, transport.messages, count, transport.send_flags)
+    sent = sendmmsg(transport.socket.fd, transport.messages, count, transport.send_flags)
     if sent < 0 and transport_is_refused(errno):
         sent = transport_send_each(transport, count)
         transport.no_sendmmsg = sent > 0
@@ -328,7 +361,7 @@ cdef inline int transport_send_datagrams(Transport *transport, int count) noexce
 cdef inline bint transport_send_residual(Transport *transport,
                                          HalfSent *half_sent) noexcept nogil:
     """Send the residual. Return False, with errno set, while some of it is left."""
-    cdef ssize_t size = send(transport.fd, half_sent.residual + half_sent.residual_sent,
+    cdef ssize_t size = send(transport.socket.fd, half_sent.residual + half_sent.residual_sent,
                              half_sent.residual_size - half_sent.residual_sent,
                              transport.send_flags)
     if size < 0:
@@ -341,6 +374,27 @@ cdef inline bint transport_send_residual(Transport *transport,
     return True
 
 
+cdef inline bint transport_check_stream(Transport *transport) noexcept nogil:
+    """Return whether the peer still reads the stream. If not, errno is EPIPE.
+
+    TCP accepts records for a peer that is gone, and loses them. poll(2) reports the end of the
+    stream even if unread bytes precede it. These are discarded, except on a socket that a subclass
+    connected, because the program may want to read them.
+    """
+    cdef pollfd stream
+    cdef timespec at_once
+    memset(&at_once, 0, sizeof(at_once))
+    stream.fd = transport.socket.fd
+    stream.events = POLLIN | POLLRDHUP
+    stream.revents = 0
+    if poll_descriptors(&stream, 1, &at_once) <= 0:
+        return True
+    if stream.revents & POLLIN and not transport.adopting:
+        transport_discard_input(transport)
+    errno_set(EPIPE)
+    return not stream.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)
+
+
 cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
                                       int count) noexcept nogil:
     """Send the residual, then parts[:count], on a stream. Return as transport_send()."""
@@ -348,11 +402,7 @@ cdef inline int transport_send_stream(Transport *transport, HalfSent *half_sent,
     cdef msghdr message
     cdef ssize_t size
     cdef int complete = 0
-    cdef char byte = 0
-    # TCP accepts records for a peer that is gone, and loses them. So check first: recv(2) returns 0
-    # when the peer has closed the stream.
-    if recv(transport.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
-        errno_set(EPIPE)
+    if not transport_check_stream(transport):
         return -1
     if half_sent.residual != NULL and not transport_send_residual(transport, half_sent):
         return -1
@@ -382,10 +432,10 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     cdef cmsghdr *control
     cdef uint64_t control_data[4]     # aligned, for one descriptor
     cdef ssize_t sent
-    cdef int error
-    cdef int fd = memfd_make_record(<char *>transport.parts[0].iov_base,
-                                    transport.parts[0].iov_len)
-    if fd < 0:
+    cdef Descriptor memfd
+    if (not descriptor_set(&memfd, descriptor_move_up(memfd_make_record(
+            <char *>transport.parts[0].iov_base, transport.parts[0].iov_len)))
+            or memfd.fd < 0):
         if transport_classify(errno) != WAIT_MEMORY:
             errno_set(EMSGSIZE)
         return -1
@@ -396,11 +446,9 @@ cdef inline int transport_send_memfd(Transport *transport) noexcept nogil:
     control.cmsg_level = SOL_SOCKET
     control.cmsg_type = SCM_RIGHTS
     control.cmsg_len = CMSG_LEN(sizeof(int))
-    memcpy(CMSG_DATA(control), &fd, sizeof(int))
-    sent = sendmsg(transport.fd, &message, transport.send_flags)
-    error = errno
-    close(fd)
-    errno_set(error)
+    memcpy(CMSG_DATA(control), &memfd.fd, sizeof(int))
+    sent = sendmsg(transport.socket.fd, &message, transport.send_flags)
+    descriptor_close(&memfd)          # keeps errno
     return -1 if sent < 0 else 1
 
 
@@ -413,9 +461,15 @@ cdef inline int transport_send(Transport *transport, HalfSent *half_sent,
     sendmmsg(2) does not report the error that stopped it, but the next call does. On a stream,
     `half_sent` describes the beginning of the batch before and after the call, and the caller is
     the holder of the tail.
+
+    errno is EBADF if the program has closed the socket, and EINTR if the kernel interrupts each
+    attempt although all signals are blocked.
     """
     cdef int result
-    while True:
+    cdef int _attempt
+    if not descriptor_is_valid(&transport.socket):
+        return -1
+    for _attempt in range(ATTEMPTS_MAX):
         if transport.connected_socktype == SOCK_STREAM:
             result = transport_send_stream(transport, half_sent, count)
         else:
@@ -423,14 +477,15 @@ cdef inline int transport_send(Transport *transport, HalfSent *half_sent,
         if result < 0 and errno == EMSGSIZE and transport.by_memfd:
             result = transport_send_memfd(transport)
         if result >= 0 or errno != EINTR:
-            return result
+            break
+    return result
 
 
 cdef inline int transport_buffer_size(Transport *transport) noexcept nogil:
     """Return the bytes of the longest datagram that SO_SNDBUF allows, or 0 if that is unknown."""
     cdef int size = 0
     cdef socklen_t length = sizeof(size)
-    if getsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &size, &length) != 0:
+    if getsockopt(transport.socket.fd, SOL_SOCKET, SO_SNDBUF, &size, &length) != 0:
         return 0
     return size - UNIX_OVERHEAD
 
@@ -444,8 +499,8 @@ cdef inline bint transport_grow_buffer(Transport *transport, size_t length) noex
     cdef int needed = <int>length + UNIX_OVERHEAD
     if transport_is_network(transport) or <size_t>transport_buffer_size(transport) >= length:
         return False
-    if setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUFFORCE, &needed, sizeof(needed)) != 0:
-        setsockopt(transport.fd, SOL_SOCKET, SO_SNDBUF, &needed, sizeof(needed))
+    if setsockopt(transport.socket.fd, SOL_SOCKET, SO_SNDBUFFORCE, &needed, sizeof(needed)) != 0:
+        setsockopt(transport.socket.fd, SOL_SOCKET, SO_SNDBUF, &needed, sizeof(needed))
     return <size_t>transport_buffer_size(transport) >= length
 
 

@@ -20,13 +20,17 @@ Without lingering (linger_min is 0), an empty ring leads to SLEEPING at once.
 
 In a crash, a signal handler that finds STOPPED makes it AWAKE and drains the ring itself.
 
-Besides the ring, producers and the writer share `state`, `min_awaited_tail` and `stop`.
+Besides the ring, producers and the writer share `state`, `wake_seq`, `min_awaited_tail` and `stop`.
 
 `state` tells a producer whether it must wake the writer. No wakeup is missed, because both sides
 store first and load second, all seq_cst:
 
     producer: C1 store the record's header, then S1 load state
     writer:   S2 store state, then load the header (ring_is_ready)
+
+The writer sleeps on the futex `wake_seq`, with the value that it has seen last. A wakeup increments
+it first. So a wakeup that arrives before the writer sleeps is not lost either. It is a futex and
+not a descriptor, because a program may close all descriptors and reuse their numbers.
 
 `min_awaited_tail` is the lowest tail that any thread waits for, for space or in a flush. The writer
 wakes the waiters only when tail reaches it. Again both sides store first and load second:
@@ -42,20 +46,21 @@ different value and does not sleep.
 
 DESIGN.md describes the adaptive linger interval.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from posix.unistd cimport close, write
+from posix.time cimport timespec
 
 from fastlog._backend.atomics cimport (add_seq_cst, atomic_u64, cas_seq_cst, exchange_seq_cst,
                                        futex_wait, futex_wake_all, line_u64, load_acquire,
                                        load_relaxed, load_seq_cst, store_relaxed, store_seq_cst)
-from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timespec
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._backend.counters cimport EVICTED, Counters, count_loss
+from fastlog._backend.descriptor cimport (Descriptor, descriptor_close, descriptor_move_up,
+                                          descriptor_set)
 from fastlog._backend.destination cimport Destination
+from fastlog._backend.futex_lock cimport futex_lock_acquire, futex_lock_release, futex_lock_try
 from fastlog._backend.half_sent cimport HalfSent, half_sent_save
-from fastlog._backend.posix cimport (pthread_mutex_t, pthread_mutex_timedlock,
-                                     pthread_mutex_trylock, pthread_mutex_unlock, pthread_t)
+from fastlog._backend.posix cimport pthread_mutex_t, pthread_t
 from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, RecoveryStats, Ring, header_severity,
                                     record_bytes, record_span, ring_at, ring_limit, ring_peek,
                                     ring_release, ring_used)
@@ -74,17 +79,30 @@ cdef enum WriterState:            # see the top of this file
     LINGERING
     SLEEPING
 
+cdef enum ThreadEnd:
+    RUNNING                       # the thread runs, or none does
+    ENDED                         # the thread is about to exit
+    ORPHANED                      # nobody else uses the Writer: the thread frees it when it exits
+
+cdef enum Probe:                  # UDP: after an error, one record tests whether the peer is back
+    PROBE_NONE
+    PROBE_DUE                     # the next send is the probe
+    PROBE_SENT                    # the probe is sent; its record stays until probe_end
+
 ctypedef struct Writer:
     Ring ring
     Counters counters
     line_u64 state                # WriterState
+    line_u64 wake_seq             # counts wakeups; the futex on which the writer sleeps
+    line_u64 ended                # ThreadEnd; a futex
+    line_u64 orphan_deadline      # monotonic ns at which an orphaned thread gives up, or 0
     line_u64 stop                 # 1: exit soon, even with records in the ring
     line_u64 min_awaited_tail     # the lowest tail that a thread waits for, or NO_WAITER
     line_u64 stalled              # 1: no progress for a whole block_timeout
     # Odd while records cannot be sent or are dropped. Grows by one when an outage begins and by
     # one when it ends.
     line_u64 outage_epoch
-    line_u64 offered_fd           # a connected socket to adopt, its descriptor + 1, or 0
+    line_u64 offered_socket       # a connected socket to adopt, from make_offer(), or 0
     line_u64 offered_destination  # where to connect from now on, a Destination *, or 0
     atomic_u64 has_socket         # 1: connected (read by threads that could offer a socket)
     line_u64 crashing             # 1: the process is about to end, see _engine/crash_drain.pyx
@@ -93,15 +111,14 @@ ctypedef struct Writer:
     # program may survive and finish them.
     line_u64 crash_sent_pos
     # Constant from writer_create() to writer_destroy(), except that Engine sets pid and evicting
-    # before any other thread has the Writer, and gives up spool_fd while the thread is stopped:
-    int wake_fd                   # eventfd(2): a write wakes the writer
-    int spool_fd                  # the ring's file, open because that holds its lock, or -1
+    # before any other thread has the Writer, and gives up spool_file while the thread is stopped:
+    Descriptor spool_file         # the ring's file, open because that holds its lock
     int pid                       # getpid() of the process that created the writer
     RecoveryStats recovered       # what ring_recover() found in the spool
     bint evicting                 # drop_oldest: producers move tail too, under `tail_lock`
     uint64_t linger_min           # ns of the shortest linger interval, 0 for no lingering
     # Guarded by `tail_lock` if `evicting`, else the writer thread's own:
-    pthread_mutex_t tail_lock
+    line_u64 tail_lock            # see futex_lock.pxd
     bint tail_lock_lost           # in a crash: its holder did not unlock it in time
     bint past_unfinished          # in a crash: the batch begins at crash_sent_pos, not at tail
     HalfSent half_sent
@@ -119,16 +136,23 @@ ctypedef struct Writer:
     uint64_t batch_ends[TRANSPORT_BATCH]    # position behind each record of the batch
     uint64_t backoff              # ns until the next connect, 0 after a successful send
     int memory_failures           # sends in a row that failed for want of memory
+    Probe probe
+    uint64_t probe_position       # of the record that is the probe
+    uint64_t probe_end            # monotonic ns at which no error means that the probe arrived
+    int refusals                  # times in a row that the socket accepted nothing
+    uint64_t wake_seen            # wake_seq when the thread last noticed a wakeup
     bint was_connected
     uint64_t prefault_start       # position of the page where tail was when the thread started
     uint64_t prefault_end         # position up to which pages are pre-faulted or used since
 
 
 cdef inline void writer_wake(Writer *writer) noexcept nogil:
-    """Wake the writer. Any thread. Async-signal-safe."""
-    cdef uint64_t one = 1
-    # Fails only when 2**64 - 2 wakeups are pending: eventfd(2).
-    write(writer.wake_fd, &one, sizeof(one))
+    """Wake the writer. Any thread. Async-signal-safe.
+
+    A writer that waits for its socket notices the wakeup within 64 ms.
+    """
+    add_seq_cst(&writer.wake_seq.value, 1)
+    futex_wake_all(&writer.wake_seq.value)
 
 
 cdef inline void writer_enter_outage(Writer *writer) noexcept nogil:
@@ -139,14 +163,37 @@ cdef inline void writer_enter_outage(Writer *writer) noexcept nogil:
             return
 
 
+cdef inline uint64_t make_offer(const Descriptor *socket) noexcept nogil:
+    """Return a socket as one word: the low half of its inode number, and the descriptor + 1.
+
+    The inode numbers of sockets have 32 bits: Linux, get_next_ino in fs/inode.c.
+    """
+    return socket.inode << 32 | <uint32_t>(socket.fd + 1)
+
+
+cdef inline int offer_fd(uint64_t offer) noexcept nogil:
+    """Return the descriptor of an offer."""
+    return <int><uint32_t>offer - 1
+
+
+cdef inline uint32_t offer_inode(uint64_t offer) noexcept nogil:
+    """Return the low half of the inode number of an offer."""
+    return <uint32_t>(offer >> 32)
+
+
 cdef inline void writer_offer_socket(Writer *writer, int fd) noexcept nogil:
     """Offer a connected socket, which the writer adopts and owns. Any thread.
 
     A socket that was offered before and not adopted is closed. -1 withdraws the offer.
     """
-    cdef uint64_t previous = exchange_seq_cst(&writer.offered_fd.value, <uint64_t>(fd + 1))
-    if previous:
-        close(<int>(previous - 1))
+    cdef Descriptor socket
+    cdef uint64_t offer = 0
+    if descriptor_set(&socket, descriptor_move_up(fd)) and socket.fd >= 0:
+        offer = make_offer(&socket)
+    offer = exchange_seq_cst(&writer.offered_socket.value, offer)
+    if (offer and descriptor_set(&socket, offer_fd(offer))
+            and <uint32_t>socket.inode == offer_inode(offer)):
+        descriptor_close(&socket)
     writer_wake(writer)
 
 
@@ -197,17 +244,11 @@ cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:
     lock is held, for writer_unlock_tail(). In a crash the wait is limited to LOCK_TIMEOUT, because
     the holder may be the thread that crashed.
     """
-    cdef timespec deadline
     if not writer.evicting:
         return False
-    if writer.tail_lock_lost and load_relaxed(&writer.crashing.value):    # wait for it only once
-        return pthread_mutex_trylock(&writer.tail_lock) == 0
-    while pthread_mutex_trylock(&writer.tail_lock) != 0:
-        clock_gettime(CLOCK_REALTIME, &deadline)
-        deadline = to_timespec(<uint64_t>deadline.tv_sec * SECOND + <uint64_t>deadline.tv_nsec
-                               + LOCK_TIMEOUT)
-        if pthread_mutex_timedlock(&writer.tail_lock, &deadline) == 0:
-            break
+    if load_relaxed(&writer.crashing.value) and writer.tail_lock_lost:    # wait for it only once
+        return futex_lock_try(&writer.tail_lock)
+    while not futex_lock_acquire(&writer.tail_lock, LOCK_TIMEOUT):
         if load_relaxed(&writer.crashing.value):
             writer.tail_lock_lost = True
             return False
@@ -218,7 +259,7 @@ cdef inline bint writer_lock_tail(Writer *writer) noexcept nogil:
 cdef inline void writer_unlock_tail(Writer *writer, bint locked) noexcept nogil:
     """Undo writer_lock_tail(), which returned `locked`. The same thread."""
     if locked:
-        pthread_mutex_unlock(&writer.tail_lock)
+        futex_lock_release(&writer.tail_lock)
 
 
 cdef inline void writer_exit_outage(Writer *writer) noexcept nogil:

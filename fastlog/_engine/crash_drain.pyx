@@ -6,8 +6,8 @@ in the thread that crashed, until the rings are drained or the timeout has passe
 the previous action of the signal and raises the signal again, as faulthandler does. It drains a
 ring itself only if that ring has no writer thread.
 
-The handler calls only async-signal-safe functions (signal-safety(7)): sigaction, raise, ppoll,
-write, and for a ring without a writer thread also connect and sendmmsg.
+The handler calls only async-signal-safe functions (signal-safety(7)): sigaction, raise, ppoll, the
+system call futex, and for a ring without a writer thread also fstat, connect and sendmmsg.
 """
 import signal
 
@@ -21,7 +21,7 @@ from posix.unistd cimport getpid
 from fastlog._backend.atomics cimport (cas_seq_cst, exchange_seq_cst, load_acquire, load_seq_cst,
                                        store_seq_cst)
 from fastlog._backend.clock cimport monotonic_ns
-from fastlog._backend.transport cimport errno_set
+from fastlog._backend.posix cimport errno_set
 from fastlog._backend.writer cimport AWAKE, STOPPED, Writer, writer_sent_pos, writer_wake
 from fastlog._backend.writer_thread cimport writer_drain_inline
 from fastlog._core cimport live_writers

@@ -10,6 +10,7 @@ from libc.stdint cimport uint64_t
 from fastlog._backend.atomics cimport (add_relaxed, load_relaxed, load_seq_cst,
                                        store_release)
 from fastlog._backend.counters cimport count_owned
+from fastlog._backend.descriptor cimport Descriptor, descriptor_set
 from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, RecoveryStats, Ring, record_bytes,
                                     record_span, ring_at, ring_attach, ring_peek, ring_release,
                                     ring_used)
@@ -61,6 +62,7 @@ def attach_spool(Engine engine):
     If the file cannot be used, say so, and leave the ring in memory until the next close().
     """
     cdef Writer *writer
+    cdef Descriptor file
     cdef int fd = -1
     engine.spool_detached = False         # records that the following causes stay in memory
     spool = engine.current_spool()
@@ -70,8 +72,9 @@ def attach_spool(Engine engine):
         return
     with cython.critical_section(engine):
         writer = engine.writer
-        if fd >= 0 and can_attach(writer) and ring_attach(&writer.ring, fd, &writer.recovered):
-            writer.spool_fd = fd
+        if (fd >= 0 and can_attach(writer) and descriptor_set(&file, fd)
+                and ring_attach(&writer.ring, fd, &writer.recovered)):
+            writer.spool_file = file
             store_release(&writer.crash_sent_pos.value, 0)    # of the memory
             count_attached(engine, writer)
             fd = -1
@@ -81,7 +84,7 @@ def attach_spool(Engine engine):
 
 cdef bint can_attach(Writer *writer) noexcept:
     """Return whether nothing uses the ring. Another thread may have put a record meanwhile."""
-    return (load_seq_cst(&writer.state.value) == STOPPED and writer.spool_fd < 0
+    return (load_seq_cst(&writer.state.value) == STOPPED and writer.spool_file.fd < 0
             and ring_used(&writer.ring) == 0)
 
 

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Native threads over the ring and the writer: the same inline code that `_core` compiles.
 
-test_sanitizers.py builds this module with a sanitizer and calls run_ring() and run_writer(). The
-producer and the sequence number of a record determine its length and its bytes. So the receiver
-detects every record that is lost, duplicated, out of order or damaged.
+test_sanitizers.py builds this module with a sanitizer and calls its run functions. The producer
+and the sequence number of a record determine its length and its bytes. So the receiver detects
+every record that is lost, duplicated, out of order or damaged.
 """
 import socket
 import struct
@@ -21,9 +21,10 @@ from fastlog._backend.posix cimport SOCK_DGRAM, pthread_create, pthread_join, pt
 from fastlog._backend.ring cimport (LENGTH_MASK, Record, Ring, record_bytes, record_span, ring_at,
                                     ring_commit, ring_create, ring_destroy, ring_peek,
                                     ring_release, ring_try_reserve)
-from fastlog._backend.writer cimport Writer, writer_await_tail
+from fastlog._backend.writer cimport (Writer, writer_await_tail, writer_lock_tail,
+                                      writer_unlock_tail)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy, writer_notify,
-                                             writer_stop)
+                                             writer_orphan, writer_stop)
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
@@ -262,6 +263,8 @@ cdef void *flusher_main(void *argument) noexcept nogil:
                 run_fail(run, NO_THREAD)
             writer_await_tail(writer, target, 10 * MILLISECOND)
         add_relaxed(&run.flushes, 1)
+        # As a producer that evicts does, if `evicting`.
+        writer_unlock_tail(writer, writer_lock_tail(writer))
         finished = (load_acquire(&writer.counters.sent.value)
                     + sum_losses(&writer.counters, EVICTED, UNSENDABLE))
         if finished > load_relaxed(&writer.counters.accepted.value):
@@ -369,7 +372,7 @@ cdef dict writer_counters(Run *run):
 
 
 def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capacity,
-               uint64_t linger_ns, bint paced=False, bint disturbed=False):
+               uint64_t linger_ns, bint paced=False, bint disturbed=False, bint evicting=False):
     """Run producers, the real writer, and a receiver on a datagram socket bound to `path`.
 
     records: the number for each producer.
@@ -377,6 +380,7 @@ def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capaci
     paced: a producer waits until its record is sent before it makes the next, and does not notify
         twice. With one producer, a missed wakeup fails the run.
     disturbed: one more thread stops the writer repeatedly, and another one flushes.
+    evicting: the writer locks the tail, and so does the thread that flushes.
 
     Return the counters. Raise RuntimeError with the first failure.
     """
@@ -394,6 +398,7 @@ def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capaci
             destination_add_path(&writer.transport.destination, path, len(path))
             run_init(&run, &writer.ring, producers, records)
             run.writer = writer
+            writer.evicting = evicting
             run.paced = paced
             run.receiver_fd = receiver.fileno()
             with nogil:
@@ -404,3 +409,42 @@ def run_writer(bytes path, uint64_t producers, uint64_t records, uint64_t capaci
             return writer_counters(&run)
         finally:
             writer_destroy(writer)
+
+
+cdef int put_one(Writer *writer, char byte) except -1:
+    """Put a record of one byte into the ring of a writer, and wake it."""
+    cdef uint64_t used = 0
+    cdef Record *record = ring_try_reserve(&writer.ring, 1, 0, &used)
+    if record == NULL:
+        raise RuntimeError("the ring is full")
+    record_bytes(record)[0] = byte
+    ring_commit(record, 0)
+    if writer_notify(writer, True) != 0:
+        raise OSError("no thread")
+    return 0
+
+
+def run_orphans(bytes path, int writers, int records):
+    """Orphan writers one after the other, every second one when it has sent its records already.
+
+    Each must send its records and free itself. Raise RuntimeError if a record is missing.
+    """
+    cdef Writer *writer
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.settimeout(STUCK_SECONDS)
+        for number in range(writers):
+            writer = writer_create(4096, 0, SOCK_DGRAM, -1, False)
+            if writer == NULL:
+                raise OSError("writer_create failed")
+            destination_add_path(&writer.transport.destination, path, len(path))
+            received = []
+            for i in range(records):
+                put_one(writer, <char>i)
+            if number % 2:
+                received = [receiver.recv(2) for _ in range(records)]
+            with nogil:
+                writer_orphan(writer, STUCK_SECONDS * <uint64_t>1_000_000_000)
+            received += [receiver.recv(2) for _ in range(records - len(received))]
+            if received != [bytes([i]) for i in range(records)]:
+                raise RuntimeError(f"an orphaned writer sent {received}")

@@ -24,6 +24,8 @@ stress.run_writer(b"a", 4, 3000, 4096, 0)
 stress.run_writer(b"b", 4, 3000, 65536, 100_000)
 stress.run_writer(b"c", 1, 500, 4096, 0, paced=True)
 stress.run_writer(b"d", 3, 2000, 4096, 50_000, disturbed=True)
+stress.run_writer(b"e", 4, 2000, 4096, 0, disturbed=True, evicting=True)
+stress.run_orphans(b"f", 100, 10)
 """
 
 
@@ -44,7 +46,7 @@ def build(build_native, directory, gcc, check, edit=None):
 
 def run(built, code):
     command, directory = built
-    for name in "abcd":
+    for name in "abcdef":
         (directory / name).unlink(missing_ok=True)
     return subprocess.run([*command, "import stress\n" + code], cwd=directory,
                           capture_output=True, text=True, timeout=250)
@@ -57,7 +59,7 @@ def sanitized(request, tmp_path_factory, build_native, gcc):
 
 @pytest.mark.parametrize("code", [RING, WRITER], ids=["ring", "writer"])
 def test_no_error(sanitized, code):
-    """The sanitizers report nothing for rings of any size, producers, restarts and flushes."""
+    """The sanitizers report nothing for rings of any size, producers, restarts, flushes, orphans."""
     done = run(sanitized, code)
     assert done.stderr == "" and done.returncode == 0
 

@@ -110,21 +110,82 @@ def test_records_wait_while_the_host_name_does_not_resolve(make_handler, logger_
 
 
 def test_udp_server_restart(listen, make_handler, logger_for):
-    """Datagrams sent while no server listens are lost, and a restarted server receives again."""
+    """Records logged while no server listens wait, and arrive in order when one does."""
     sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
     handler = make_handler(address)
     log = logger_for(handler)
     log.info("before")
     assert sink.recv(100) == b"<14>before\0"
     sink.close()
-    for _ in range(5):
-        log.info("nobody")
-        assert handler.flush(20)
+    for i in range(5):
+        log.info("down %d", i)
+        assert not handler.flush(0.05)
+    stats = handler.stats()
+    assert (stats.sent, stats.pending, stats.last_errno) == (1, 5, errno.ECONNREFUSED)
     sink, _ = listen(*address[:1], socket.AF_INET, socket.SOCK_DGRAM, address[1])
     log.info("after")
-    log.info("after")
+    for i in range(5):
+        assert sink.recv(100) == b"<14>down %d\0" % i
     assert sink.recv(100) == b"<14>after\0"
     assert handler.flush(20)
+    assert handler.stats().sent == 7
+
+
+def test_udp_without_a_server_is_an_outage(listen, make_handler, logger_for, capfd):
+    """A refused datagram is reported on stderr, as an absent daemon is."""
+    sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
+    sink.close()
+    handler = make_handler(address)
+    log = logger_for(handler)
+    log.info("x")
+    wait_until(lambda: handler.stats().send_errors > 2, 20, "the refusals")
+    log.info("y")
+    assert "cannot be reached (Connection refused); records wait" in capfd.readouterr().err
+    assert handler.stats().pending == 2
+
+
+def test_udp_evicts_while_no_server_listens(listen, make_handler, logger_for):
+    """With drop_oldest, the record of the probe may be evicted. The sums hold."""
+    sink, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_DGRAM)
+    sink.close()
+    handler = make_handler(address, overflow="drop_oldest", capacity=4096)
+    log = logger_for(handler)
+    for i in range(500):
+        log.info("%d", i)
+    wait_until(lambda: handler.stats().send_errors > 2, 20, "the refusals")
+    for i in range(500, 1000):
+        log.info("%d", i)
+    sink, _ = listen(*address[:1], socket.AF_INET, socket.SOCK_DGRAM, address[1])
+    last = b""
+    while last != b"<14>999\0":
+        last = sink.recv(100)
+    wait_until(lambda: handler.stats().pending == 0, 20, "the last probe")
+    stats = handler.stats()
+    assert stats.accepted == stats.sent + stats.discarded and stats.discarded
+
+
+@pytest.mark.parametrize("end", ["peer", "handler"])
+def test_tcp_peer_that_sends(listen, make_handler, logger_for, end):
+    """Bytes from the peer neither hide the end of the stream nor reset it."""
+    listener, address = listen("127.0.0.1", socket.AF_INET, socket.SOCK_STREAM)
+    handler = make_handler(address, socktype=socket.SOCK_STREAM)
+    log = logger_for(handler)
+    log.info("one")
+    connection = accept(listener)
+    connection.sendall(b"220 ready\r\n" * 1000)
+    if end == "peer":
+        assert read(connection, 8) == b"<14>one\0"
+        connection.close()
+        log.info("two")
+        connection = accept(listener)
+        assert read(connection, 8) == b"<14>two\0"
+        assert handler.stats().reconnects == 1
+    else:
+        log.info("two")
+        handler.close()
+        assert read(connection, 16) == b"<14>one\0<14>two\0"
+        assert connection.recv(1) == b""
+    connection.close()
 
 
 def test_tcp_server_restart(listen, make_handler, logger_for):
