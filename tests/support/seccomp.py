@@ -13,12 +13,12 @@ import struct
 #: include/uapi/asm-generic/unistd.h.
 _NUMBERS = {
     "x86_64": {
-        "clone3": 435, "eventfd2": 290, "fcntl": 72, "ftruncate": 77,
+        "clone3": 435, "fcntl": 72, "ftruncate": 77,
         "getsockopt": 55, "madvise": 28, "memfd_create": 319, "mremap": 25,
         "ppoll": 271, "prctl": 157, "recvfrom": 45, "sendmmsg": 307, "sendmsg": 46, "sendto": 44,
         "setsockopt": 54},
     "aarch64": {
-        "clone3": 435, "eventfd2": 19, "fcntl": 25, "ftruncate": 46,
+        "clone3": 435, "fcntl": 25, "ftruncate": 46,
         "getsockopt": 209, "madvise": 233, "memfd_create": 279, "mremap": 216,
         "ppoll": 73, "prctl": 167, "recvfrom": 207, "sendmmsg": 269, "sendmsg": 211,
         "sendto": 206, "setsockopt": 208},

@@ -151,13 +151,14 @@ check()
 """, sink.path, "Connects")
 
 
-def test_writer_has_no_descriptor_but_its_socket(handler, log, sink):
+def test_writer_has_no_descriptor_but_its_socket(make_handler, logger_for, sink):
     """A handler needs one descriptor, its socket. Wakeups need none."""
     def count():
         return len(os.listdir("/proc/self/fd"))
 
     before = count()
-    log.info("x")
+    handler = make_handler(sink.path)
+    logger_for(handler).info("x")
     sink.take_one()
     assert count() == before + 1
     handler.close()
