@@ -59,7 +59,7 @@ def sanitized(request, tmp_path_factory, build_native, gcc):
 
 @pytest.mark.parametrize("code", [RING, WRITER], ids=["ring", "writer"])
 def test_no_error(sanitized, code):
-    """The sanitizers report nothing for rings of any size, producers, restarts, flushes, orphans."""
+    """The sanitizers report nothing for rings of any size, restarts, flushes and orphans."""
     done = run(sanitized, code)
     assert done.stderr == "" and done.returncode == 0
 

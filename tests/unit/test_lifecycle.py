@@ -168,8 +168,7 @@ def test_garbage_collected_handler_delivers_its_records(sink, threads):
 
 
 def test_descriptors_are_not_inherited(log, sink):
-    """The socket of a handler is not inherited by child processes, and its memory has no descriptor.
-    """
+    """Child processes do not inherit the socket of a handler. Its memory has no descriptor."""
     log.info("x")
     sink.take_one()
     for name in os.listdir("/proc/self/fd"):
