@@ -281,6 +281,36 @@ print(*in_native_thread(work), handler.stats().dropped)
     assert out == "True False 0\n"
 
 
+def test_close_while_a_native_thread_logs_on(run):
+    """A thread that restarts the writer again and again holds up no close(). Nothing is lost."""
+    out = run("""
+handler = fastlog.SysLogHandler(path, capacity=65536, block_timeout=30)
+log = make_logger(handler)
+spawn(read)
+closing = True
+def work():
+    count = 0
+    while closing:
+        log.info(TEXT)
+        count += 1
+    return count
+def close():
+    global closing
+    start = time.monotonic()
+    for _ in range(5):
+        handler.close(0.2)
+    closing = False
+    assert time.monotonic() - start < 4, time.monotonic() - start
+spawn(close)
+count = in_native_thread(work)
+assert handler.flush(30)
+sleep(0.2)
+print(count == len(received))
+handler.close()
+""")
+    assert out == "True\n"
+
+
 def test_timeouts_of_the_library(run):
     """A timeout interrupts a wait at once. The record is counted, and later ones are sent."""
     out = run("""

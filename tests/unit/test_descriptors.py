@@ -151,6 +151,27 @@ check()
 """, sink.path, "Connects")
 
 
+def test_early_socket_closed_before_the_first_record(run_closing, sink):
+    """The socket that the constructor connected is checked as well. The first record arrives."""
+    run_closing("""
+close_all()
+log.info("x")
+assert handler.flush(20)
+handler.close()
+check()
+""", sink.path)
+    assert sink.take_one() == b"<14>x\0"
+
+
+def test_early_socket_closed_before_close(run_closing, sink):
+    """close() without a record leaves the file alone that has the number of the socket."""
+    run_closing("""
+close_all()
+handler.close()
+check()
+""", sink.path)
+
+
 def test_writer_has_no_descriptor_but_its_socket(make_handler, logger_for, sink):
     """A handler needs one descriptor, its socket. Wakeups need none."""
     def count():
