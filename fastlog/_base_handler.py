@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fastlog._stats import Stats
     from fastlog._validation import EngineOptions
 
+_TIMEOUT_MIN = 0.05               # seconds for each handler, even after a slow one
+_UNREACHED_TIMEOUT = 0.2          # seconds, for a daemon that has never been reached
+
 
 class BaseHandler(logging.handlers.SysLogHandler):
     """A handler in front of an Engine. Subclasses choose the destination and the format.
@@ -46,6 +49,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
         # With the first handler. __del__ may run when nothing can be imported any more.
         from fastlog import _reporting
 
+        self._previous = self._take_over() if "_stuck_at" in self.__dict__ else None
         self._reporting = _reporting
         self.address = address
         self.urgent_level = _validation.level("urgent_level", urgent_level)
@@ -57,9 +61,24 @@ class BaseHandler(logging.handlers.SysLogHandler):
             self._open_spool(_validation.spool_path(spool), options)
         self._outages_muted_until = 0.0           # monotonic seconds
         self._stuck_at: int | None = None         # _progress() when a flush last timed out
+        self._is_last_chance = False              # nothing closes the handler after a record
         # Not the parent's __init__, which would connect here and now.
         logging.Handler.__init__(self)
         _exit_hooks.register(self)
+
+    def _take_over(self) -> BaseHandler | None:
+        """Return a handler for the records that an earlier __init__() has left, or None.
+
+        The new engine may have another destination. The old one delivers its records.
+        """
+        if (self.flush(min(self.close_timeout, _UNREACHED_TIMEOUT))
+                or self._engine.spool_path()):    # the file keeps them, but must be unlocked
+            self._stop(0.0)
+            return None
+        previous = BaseHandler.__new__(BaseHandler)
+        vars(previous).update(vars(self))
+        _exit_hooks.register(previous)
+        return previous
 
     def _open_spool(self, path: str | os.PathLike[str], options: EngineOptions) -> None:
         """Store the ring in a file. Send the records that earlier processes left in spools."""
@@ -108,8 +127,11 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def _after_put(self, outage_changed: bool, must_flush: bool) -> None:
         """Act on the flags of Engine.put(): report an outage, or flush at the exit."""
-        if must_flush and self._stuck_at != self._progress():
-            self.flush()
+        if must_flush:
+            if self._stuck_at != self._progress():
+                self.flush()
+            if self._is_last_chance:
+                self._warn_undelivered(self._engine.take_undelivered())
         if outage_changed and time.monotonic() >= self._outages_muted_until:
             self._report_outage()
 
@@ -129,6 +151,8 @@ class BaseHandler(logging.handlers.SysLogHandler):
         if self._orphans is not None:
             complete = self._orphans.finish(max(0.0, deadline - time.monotonic())) and complete
         self._stuck_at = None if complete else self._progress()
+        if self._previous is not None:
+            complete = self._previous.flush(max(0.0, deadline - time.monotonic())) and complete
         return complete
 
     def close(self, timeout: float | None = None) -> None:
@@ -141,6 +165,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
         standard library's handler opens a new socket.
         """
         self._stop(self._timeout(timeout))
+        self._is_last_chance = True
         logging.Handler.close(self)
 
     def __del__(self) -> None:
@@ -153,33 +178,60 @@ class BaseHandler(logging.handlers.SysLogHandler):
         raise TypeError(f"a fastlog.{type(self).__name__} cannot be pickled or copied: "
                         "it has a thread and a socket; make one in each process")
 
+    def _is_stuck(self) -> bool:
+        """Return whether the last flush timed out, and nothing was sent since."""
+        return self._stuck_at is not None and self._stuck_at == self._progress()
+
     def _stop(self, timeout: float) -> None:
         # logging.shutdown() calls flush() first. Do not wait twice for a daemon that hangs.
-        if self._stuck_at is not None and self._stuck_at == self._progress():
+        if self._is_stuck():
             timeout = 0.0
         deadline = time.monotonic() + timeout
         self._log_loss_report(during_outage=True)
         self._close_engine(timeout)
         if self._orphans is not None:
             self._orphans.close(max(0.0, deadline - time.monotonic()))
+        if self._previous is not None:
+            self._previous._stop(max(0.0, deadline - time.monotonic()))
 
     def _close_engine(self, timeout: float) -> None:
         path = self._engine.spool_path()      # in a forked child, the child's own spool
-        pending = self._engine.close(timeout)
-        if pending:
-            self._reporting.warn_stderr(f"{pending} records were not delivered to {self.address}"
+        self._warn_undelivered(self._engine.close(timeout), path)
+
+    def _warn_undelivered(self, count: int, path: str = "") -> None:
+        if count:
+            self._reporting.warn_stderr(f"{count} records were not delivered to {self.address}"
                                    + (f"; they are kept in {path}" if path else ""))
 
-    def _set_synchronous(self) -> None:
-        """Wait for each record from now on: the process is exiting."""
-        self._engine.set_synchronous()
+    def _set_synchronous(self, is_last_chance: bool = False) -> None:
+        """Wait for each record from now on, because the process is exiting.
 
-    def _finish_child(self) -> None:
-        """Deliver, at the end of a child process that runs no exit functions."""
-        self.flush()
-        if self._log_loss_report(during_outage=True):
-            self.flush()
-        self._close_engine(0.0)
+        is_last_chance: nothing will close the handler.
+        """
+        self._engine.set_synchronous()
+        self._is_last_chance = self._is_last_chance or is_last_chance
+
+    def _deliver_before_end(self, elapsed: float, ends: bool) -> None:
+        """Deliver before the process ends without exit functions. Do nothing in an unused child.
+
+        elapsed: seconds that other handlers have taken already.
+        ends: False if the process may go on, because an exec fails or a signal is blocked.
+        """
+        if not self._engine.is_in_use():
+            return
+        timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
+        if not self._is_stuck():
+            self._flush_before_end(timeout)
+            if self._log_loss_report(during_outage=True):
+                self._flush_before_end(timeout)
+        if ends:
+            self._close_engine(0.0)
+        else:
+            self._warn_undelivered(self._engine.take_undelivered(), self._engine.spool_path())
+
+    def _flush_before_end(self, timeout: float) -> None:
+        if not self._engine.flush(timeout, _UNREACHED_TIMEOUT):
+            self._stuck_at = self._progress()
 
     # --- reports -------------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ cdef class Engine:
     cdef bint spooled                 # created with a spool
     cdef object spool                 # fastlog._spool.file.Spool, or None once it was detached
     cdef uint64_t left_in_spool       # records in the spool when it was detached
+    cdef uint64_t accepted_before     # records accepted when take_undelivered() was called last
+    cdef bint connected_once          # a connect has succeeded, perhaps in a parent
     cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush
     # What fastlog._engine.reports has reported so far:
     cdef atomic_u64 reported_epoch    # the writer's outage_epoch
@@ -72,7 +74,8 @@ cdef class Engine:
                              uint64_t *used) except? NULL
     cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
-    cdef bint wait_until_sent(self, uint64_t deadline) except -1
+    cdef bint was_reached(self, Writer *writer) noexcept
+    cdef bint wait_until_sent(self, uint64_t deadline, uint64_t unreached_deadline) except -1
     cdef int replace_hung_writer(self, Writer *hung) except -1
     cdef int detach_spool(self) except -1
     cdef object current_spool(self)

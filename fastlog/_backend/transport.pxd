@@ -14,8 +14,8 @@ from posix.unistd cimport close, pwrite
 
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns
 from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
-from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICSERV, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
-                                     CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
+from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICHOST, AI_NUMERICSERV, CMSG_DATA,
+                                     CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
                                      F_SEAL_SHRINK, F_SEAL_WRITE, IPPROTO_TCP, MFD_ALLOW_SEALING,
                                      MFD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLOUT,
                                      SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO,
@@ -73,6 +73,7 @@ ctypedef struct Transport:
     bint by_memfd                 # journald: a record too long for a datagram goes as a file
     bint adopting                 # never connect: other threads connect sockets and offer them
     bint blocking_send            # a send to a unix datagram socket may wait, SEND_TIMEOUT each
+    bint by_caller                # a logging call sends: neither a look-up nor a send may wait
     int send_flags                # for fd
     bint sanitize_stream          # a stream in place of datagrams: the records are not framed
     iovec parts[TRANSPORT_BATCH]  # the batch, one part for each record
@@ -126,7 +127,7 @@ cdef inline int transport_resolve(Transport *transport) noexcept nogil:
     cdef int error
     memset(&hints, 0, sizeof(hints))
     hints.ai_socktype = transport.socktype or SOCK_DGRAM
-    hints.ai_flags = AI_NUMERICSERV
+    hints.ai_flags = AI_NUMERICSERV | (AI_NUMERICHOST if transport.by_caller else 0)
     error = getaddrinfo(transport.host, transport.service, &hints, &results)
     transport.resolved_at = monotonic_ns()
     transport.next_address = 0
@@ -149,8 +150,8 @@ cdef inline int transport_try_address(Transport *transport, int index,
     """Connect a new socket to one address. Return as transport_connect()."""
     cdef Address *address = &transport.addresses[index]
     cdef int error = 0, enabled = 1
-    cdef bint blocking = (transport.blocking_send and socktype == SOCK_DGRAM
-                          and not transport_is_network(transport))
+    cdef bint blocking = (transport.blocking_send and not transport.by_caller
+                          and socktype == SOCK_DGRAM and not transport_is_network(transport))
     cdef timeval timeout
     # A unix datagram socket that blocks in send(2) does not block in connect(2).
     cdef int fd = socket(address.storage.ss_family,

@@ -9,8 +9,8 @@ from fastlog._backend.atomics cimport (add_relaxed, cas_seq_cst, load_acquire, l
                                        load_seq_cst, store_relaxed, store_release, store_seq_cst)
 from fastlog._backend.clock cimport MILLISECOND, monotonic_ns, to_timespec
 from fastlog._backend.half_sent cimport half_sent_reset
-from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, POLLIN, POLLOUT, SIG_SETMASK,
-                                     eventfd, page_size, pollfd, ppoll, pthread_create,
+from fastlog._backend.posix cimport (EFD_CLOEXEC, EFD_NONBLOCK, MSG_DONTWAIT, POLLIN, POLLOUT,
+                                     SIG_SETMASK, eventfd, page_size, pollfd, ppoll, pthread_create,
                                      pthread_detach, pthread_join, pthread_mutex_init,
                                      pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
                                      pthread_sigmask, pthread_timedjoin_np, sigfillset, sigset_t)
@@ -180,7 +180,8 @@ cdef inline void *writer_main(void *argument) noexcept nogil:
 cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
     """Make sure that a committed record is seen. Any thread, after ring_commit().
 
-    Return 0, or the errno with which the thread failed to start. With `at_once`, do not leave the
+    Return 0, or the errno with which the thread failed to start. Then the caller sends the record
+    by writer_send_here(). With `at_once`, do not leave the
     record to the next poll of a lingering writer. Callers ask for that when the record is urgent,
     when the ring is more than half full, or when they wait for the writer.
     """
@@ -210,6 +211,7 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     if not writer.joinable and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
         store_seq_cst(&writer.stop.value, 0)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
+        store_relaxed(&writer.threadless, error != 0)
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
         else:
@@ -218,6 +220,55 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     pthread_mutex_unlock(&writer.lifecycle_lock)
     pthread_sigmask(SIG_SETMASK, &previous_mask, NULL)
     return error
+
+
+cdef inline void writer_send_here(Writer *writer, bint may_wait) noexcept nogil:
+    """Send what the peer accepts, in the calling thread, where no thread can be started. Any thread.
+
+    Without `may_wait`, neither a send nor the look-up of a name blocks. Records that the peer does
+    not accept stay in the ring.
+    """
+    cdef sigset_t all_signals, previous_mask
+    cdef uint64_t stopped = STOPPED
+    cdef DrainResult result = DRAIN_RING_EMPTY
+    # As in writer_start(): AWAKE means to a signal handler that another thread sends.
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &previous_mask)
+    pthread_mutex_lock(&writer.lifecycle_lock)
+    while (not writer.joinable and result == DRAIN_RING_EMPTY and ring_is_ready(&writer.ring)
+           and cas_seq_cst(&writer.state.value, &stopped, AWAKE)):
+        store_seq_cst(&writer.stop.value, 0)
+        result = writer_drain_by_caller(writer, may_wait)
+        store_seq_cst(&writer.state.value, STOPPED)         # S2, before ring_is_ready()
+    pthread_mutex_unlock(&writer.lifecycle_lock)
+    pthread_sigmask(SIG_SETMASK, &previous_mask, NULL)
+
+
+cdef inline DrainResult writer_drain_by_caller(Writer *writer, bint may_wait) noexcept nogil:
+    """Drain the ring for writer_send_here(), which has changed the state to AWAKE."""
+    cdef DrainResult result
+    # Pre-faulting takes longer than a logging call should.
+    writer.prefault_start = load_relaxed(&writer.ring.positions.tail.value)
+    writer.prefault_end = writer.prefault_start + writer.ring.capacity
+    writer.transport.by_caller = not may_wait
+    if not may_wait:
+        writer.transport.send_flags |= MSG_DONTWAIT
+    result = writer_drain(writer)
+    writer.transport.by_caller = False
+    if result == DRAIN_NO_PEER:
+        writer_enter_outage(writer)
+    return result
+
+
+cdef inline void writer_close_here(Writer *writer) noexcept nogil:
+    """Close the connection that writer_send_here() made. The caller holds `lifecycle_lock`."""
+    cdef uint64_t stopped = STOPPED
+    cdef bint locked
+    if writer.transport.fd >= 0 and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
+        locked = writer_lock_tail(writer)
+        writer_disconnect(writer)
+        writer_unlock_tail(writer, locked)
+        store_seq_cst(&writer.state.value, STOPPED)
 
 
 cdef inline bint writer_stop(Writer *writer) noexcept nogil:
@@ -241,6 +292,8 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
         else:
             pthread_join(writer.thread, NULL)
         writer.joinable = False
+    else:
+        writer_close_here(writer)
     pthread_mutex_unlock(&writer.lifecycle_lock)
     return joined
 

@@ -1,0 +1,197 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Deliver records before Python code ends or replaces the process, where no exit function runs.
+
+The functions by which Python code does that are hooked (_engine/builtin_hook.pxd):
+
+- os._exit() and os.abort();
+- os.execv() and os.execve(), which the others of the family call;
+- os.kill(), os.killpg(), signal.raise_signal() and signal.pthread_kill(), if the signal reaches
+  this process and its default action ends it.
+
+Each hook first calls a Python function that waits for the writers. It knows the time limit.
+"""
+import _signal
+import posix
+
+from cpython.exc cimport PyErr_Clear
+from cpython.long cimport PyLong_AsLong, PyLong_Check
+from cpython.object cimport PyObject
+from libc.string cimport memset
+from posix.signal cimport sigaction, sigaction_t
+from posix.unistd cimport getpgrp, getpid
+
+from fastlog._core cimport live_writers
+from fastlog._engine.builtin_hook cimport (METH_FASTCALL, METH_KEYWORDS, METH_NOARGS, METH_O,
+                                           BuiltinHook, Keywords, OneArgument, Positional,
+                                           hook_install, hook_remove)
+from fastlog._engine.signals cimport (action_is_default, action_is_ignore,
+                                      signal_ends_process)
+
+cdef extern from "Python.h":
+    ctypedef struct PyInterpreterState:
+        pass
+    PyInterpreterState *PyInterpreterState_Get()
+    PyInterpreterState *PyInterpreterState_Main()
+
+cdef BuiltinHook exit_hook, abort_hook, execv_hook, execve_hook
+cdef BuiltinHook kill_hook, killpg_hook, raise_signal_hook, pthread_kill_hook
+cdef object deliver               # None, or the function that hook() was given
+cdef object getsignal = _signal.getsignal
+
+
+# --- what a hook does first ----------------------------------------------------------------------
+
+cdef bint deliver_records(bint ends) noexcept:
+    """Call the Python function. Return False, with the exception set, if the call was interrupted.
+
+    ends: the process ends for certain, and this function may not fail.
+    """
+    if deliver is None or PyInterpreterState_Get() != PyInterpreterState_Main():
+        return True
+    return call_deliver(ends) == 0
+
+
+cdef int call_deliver(bint ends) except -1:
+    try:
+        deliver(ends)
+    except BaseException as error:
+        # An exit may come when the modules are gone already. An exception that is not an
+        # Exception is from a signal handler, as by Ctrl-C, and may keep the process alive.
+        if not ends and not isinstance(error, Exception):
+            raise
+    return 0
+
+
+cdef bint is_fatal(PyObject *number_object) noexcept:
+    """Return whether a signal that reaches this process now ends it without the crash drain."""
+    cdef sigaction_t action
+    cdef long number
+    if not PyLong_Check(<object>number_object):
+        return False
+    number = PyLong_AsLong(<object>number_object)
+    if number == -1:
+        PyErr_Clear()
+    if not signal_ends_process(number):
+        return False
+    memset(&action, 0, sizeof(action))
+    if sigaction(<int>number, NULL, &action) != 0 or action_is_ignore(&action):
+        return False
+    if action_is_default(&action):
+        return True
+    if <void *>action.sa_sigaction == live_writers().drain_handler:
+        return False
+    # A handler that Python does not know, such as faulthandler's, is expected to end the process.
+    return not has_python_handler(number)
+
+
+cdef bint has_python_handler(long number) noexcept:
+    try:
+        return callable(getsignal(number))
+    except ValueError:            # not a signal
+        return True
+
+
+cdef bint reaches_group(PyObject *group_object) noexcept:
+    """Return whether a signal to this process group, or to group 0, reaches this process."""
+    cdef long group
+    if not PyLong_Check(<object>group_object):
+        return False
+    group = PyLong_AsLong(<object>group_object)
+    if group == -1:
+        PyErr_Clear()
+    return group == 0 or group == getpgrp()
+
+
+cdef bint reaches_process(PyObject *pid_object) noexcept:
+    """Return whether a signal to this pid, as kill(2) has it, reaches this process."""
+    cdef long pid
+    if not PyLong_Check(<object>pid_object):
+        return False
+    pid = PyLong_AsLong(<object>pid_object)
+    if pid == -1:
+        PyErr_Clear()
+        return False
+    return pid == 0 or pid == getpid() or pid == -getpgrp()
+
+
+# --- the hooks -----------------------------------------------------------------------------------
+
+cdef PyObject *on_exit(PyObject *module, PyObject **args, Py_ssize_t count,
+                       PyObject *names) noexcept:
+    deliver_records(True)
+    return (<Keywords>exit_hook.original)(module, args, count, names)
+
+
+cdef PyObject *on_abort(PyObject *module, PyObject *nothing) noexcept:
+    deliver_records(True)
+    return (<OneArgument>abort_hook.original)(module, nothing)
+
+
+cdef PyObject *on_execv(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
+    if not deliver_records(False):
+        return NULL
+    return (<Positional>execv_hook.original)(module, args, count)
+
+
+cdef PyObject *on_execve(PyObject *module, PyObject **args, Py_ssize_t count,
+                         PyObject *names) noexcept:
+    if not deliver_records(False):
+        return NULL
+    return (<Keywords>execve_hook.original)(module, args, count, names)
+
+
+cdef PyObject *on_kill(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
+    if (count == 2 and reaches_process(args[0]) and is_fatal(args[1])
+            and not deliver_records(False)):
+        return NULL
+    return (<Positional>kill_hook.original)(module, args, count)
+
+
+cdef PyObject *on_killpg(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
+    if count == 2 and reaches_group(args[0]) and is_fatal(args[1]) and not deliver_records(False):
+        return NULL
+    return (<Positional>killpg_hook.original)(module, args, count)
+
+
+cdef PyObject *on_raise_signal(PyObject *module, PyObject *number) noexcept:
+    if is_fatal(number) and not deliver_records(False):
+        return NULL
+    return (<OneArgument>raise_signal_hook.original)(module, number)
+
+
+cdef PyObject *on_pthread_kill(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
+    # All threads are of this process, and a fatal signal to one of them ends it.
+    if count == 2 and is_fatal(args[1]) and not deliver_records(False):
+        return NULL
+    return (<Positional>pthread_kill_hook.original)(module, args, count)
+
+
+# --- from Python -------------------------------------------------------------------------------
+
+def hook(function):
+    """Call function(ends) before the process ends. Idempotent.
+
+    ends: whether the process ends for certain. An exec may fail, and a signal may be blocked.
+    """
+    global deliver
+    deliver = function
+    hook_install(&exit_hook, <void *>on_exit, posix._exit, METH_FASTCALL | METH_KEYWORDS)
+    hook_install(&abort_hook, <void *>on_abort, posix.abort, METH_NOARGS)
+    hook_install(&execv_hook, <void *>on_execv, posix.execv, METH_FASTCALL)
+    hook_install(&execve_hook, <void *>on_execve, posix.execve, METH_FASTCALL | METH_KEYWORDS)
+    hook_install(&kill_hook, <void *>on_kill, posix.kill, METH_FASTCALL)
+    hook_install(&killpg_hook, <void *>on_killpg, posix.killpg, METH_FASTCALL)
+    hook_install(&raise_signal_hook, <void *>on_raise_signal, _signal.raise_signal, METH_O)
+    hook_install(&pthread_kill_hook, <void *>on_pthread_kill, _signal.pthread_kill, METH_FASTCALL)
+
+
+def unhook():
+    """Undo hook(). Idempotent."""
+    hook_remove(&exit_hook)
+    hook_remove(&abort_hook)
+    hook_remove(&execv_hook)
+    hook_remove(&execve_hook)
+    hook_remove(&kill_hook)
+    hook_remove(&killpg_hook)
+    hook_remove(&raise_signal_hook)
+    hook_remove(&pthread_kill_hook)
