@@ -219,18 +219,22 @@ class BaseHandler(logging.handlers.SysLogHandler):
         """
         if not self._engine.is_in_use():
             return
-        timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
-        if not self._is_stuck():
-            self._flush_before_end(timeout)
+        try:
+            if not self._is_stuck():
+                self._flush_before_end(elapsed)
             if self._log_loss_report(during_outage=True):
-                self._flush_before_end(timeout)
+                self._flush_before_end(elapsed)
+        except BaseException:         # Ctrl-C ends the wait, and not the report
+            if not ends:
+                raise
         if ends:
             self._close_engine(0.0)
         else:
             self._warn_undelivered(self._engine.take_undelivered(), self._engine.spool_path())
 
-    def _flush_before_end(self, timeout: float) -> None:
-        if not self._engine.flush(timeout, _UNREACHED_TIMEOUT):
+    def _flush_before_end(self, elapsed: float) -> None:
+        timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
+        if not self._engine.flush(timeout, max(_UNREACHED_TIMEOUT - elapsed, 0.0)):
             self._stuck_at = self._progress()
 
     # --- reports -------------------------------------------------------------------------------

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Handler(Protocol):
-        """The methods of BaseHandler that are called here."""
+        """What is used of BaseHandler here."""
+
+        close_timeout: float
 
         def _set_synchronous(self, is_last_chance: bool = False) -> None: ...
         def _deliver_before_end(self, elapsed: float, ends: bool) -> None: ...
@@ -121,7 +123,7 @@ def _enter_child(_: Any = None) -> None:
     if _references:
         from fastlog._engine import crash_drain
 
-        crash_drain.enable_in_child()
+        crash_drain.enable_in_child(max(handler.close_timeout for handler in _handlers()))
 
 
 def _after_fork() -> None:

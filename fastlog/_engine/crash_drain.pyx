@@ -54,8 +54,7 @@ cdef extern from "<signal.h>" nogil:
 cdef enum:
     STACK_SIZE = 64 * 1024        # bytes, for this handler and for the previous one after it
     KICK_INTERVAL = 20            # polls between two wakeups of writers that wait to reconnect
-    CHILD_TIMEOUT = 2000 * MILLISECOND          # ns, in a child of multiprocessing
-    CHILD_UNREACHED_TIMEOUT = 200 * MILLISECOND     # ns, there, if no connection ever worked
+    CHILD_UNREACHED_TIMEOUT = 200 * MILLISECOND     # ns, for unreached_timeout in a child
 
 # By number of the signal:
 cdef bint[SIGNALS_END] covered                  # the drain was asked for
@@ -65,6 +64,7 @@ cdef sigaction_t[SIGNALS_END] original_action   # the action before the handler 
 cdef Registry *registry = live_writers()
 cdef uint64_t drain_timeout       # ns
 cdef uint64_t unreached_timeout   # ns for a writer that has never been connected
+cdef bint enabled                 # by enable(), and not only in a child
 cdef BuiltinHook signal_hook
 
 cdef struct DrainTarget:          # one ring to drain
@@ -226,8 +226,9 @@ cdef int cover(int number) except -1:
 
 def enable(double timeout):
     """Implement enable_crash_drain() for a `timeout` in seconds that the caller has checked."""
-    global drain_timeout, unreached_timeout
+    global drain_timeout, unreached_timeout, enabled
     cdef int number
+    enabled = True
     drain_timeout = unreached_timeout = <uint64_t>(timeout * 1e9)
     ensure_alternate_stack()
     for number in range(1, SIGNALS_END):
@@ -235,12 +236,14 @@ def enable(double timeout):
             cover(number)
 
 
-def enable_in_child():
-    """Drain at SIGTERM, with which multiprocessing ends its children, unless enable() was called.
+def enable_in_child(double timeout):
+    """Drain at SIGTERM, with which multiprocessing ends its children. Do nothing after enable().
+
+    timeout: seconds. A second call may raise it.
     """
     global drain_timeout, unreached_timeout
-    if not covered[SIGTERM]:
-        drain_timeout = CHILD_TIMEOUT
+    if not enabled:
+        drain_timeout = max(drain_timeout, <uint64_t>(timeout * 1e9))
         unreached_timeout = CHILD_UNREACHED_TIMEOUT
         cover(SIGTERM)
 
@@ -249,6 +252,9 @@ def disable():
     """Implement disable_crash_drain()."""
     cdef sigaction_t current
     cdef int number
+    global drain_timeout, enabled
+    enabled = False
+    drain_timeout = 0
     hook_remove(&signal_hook)
     for number in range(1, SIGNALS_END):
         covered[number] = False

@@ -41,17 +41,10 @@ cdef object getsignal = _signal.getsignal
 
 # --- what a hook does first ----------------------------------------------------------------------
 
-cdef bint deliver_records(bint ends) noexcept:
-    """Call the Python function. Return False, with the exception set, if the call was interrupted.
-
-    ends: the process ends for certain, and this function may not fail.
-    """
+cdef int deliver_records(bint ends) except -1:
+    """Call the Python function. Raise what a signal handler raises meanwhile, unless `ends`."""
     if deliver is None or PyInterpreterState_Get() != PyInterpreterState_Main():
-        return True
-    return call_deliver(ends) == 0
-
-
-cdef int call_deliver(bint ends) except -1:
+        return 0
     try:
         deliver(ends)
     except BaseException as error:
@@ -117,52 +110,49 @@ cdef bint reaches_process(PyObject *pid_object) noexcept:
 # --- the hooks -----------------------------------------------------------------------------------
 
 cdef PyObject *on_exit(PyObject *module, PyObject **args, Py_ssize_t count,
-                       PyObject *names) noexcept:
+                       PyObject *names) except? NULL:
     deliver_records(True)
     return (<Keywords>exit_hook.original)(module, args, count, names)
 
 
-cdef PyObject *on_abort(PyObject *module, PyObject *nothing) noexcept:
+cdef PyObject *on_abort(PyObject *module, PyObject *nothing) except? NULL:
     deliver_records(True)
     return (<OneArgument>abort_hook.original)(module, nothing)
 
 
-cdef PyObject *on_execv(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
-    if not deliver_records(False):
-        return NULL
+cdef PyObject *on_execv(PyObject *module, PyObject **args, Py_ssize_t count) except? NULL:
+    deliver_records(False)
     return (<Positional>execv_hook.original)(module, args, count)
 
 
 cdef PyObject *on_execve(PyObject *module, PyObject **args, Py_ssize_t count,
-                         PyObject *names) noexcept:
-    if not deliver_records(False):
-        return NULL
+                         PyObject *names) except? NULL:
+    deliver_records(False)
     return (<Keywords>execve_hook.original)(module, args, count, names)
 
 
-cdef PyObject *on_kill(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
-    if (count == 2 and reaches_process(args[0]) and is_fatal(args[1])
-            and not deliver_records(False)):
-        return NULL
+cdef PyObject *on_kill(PyObject *module, PyObject **args, Py_ssize_t count) except? NULL:
+    if count == 2 and reaches_process(args[0]) and is_fatal(args[1]):
+        deliver_records(False)
     return (<Positional>kill_hook.original)(module, args, count)
 
 
-cdef PyObject *on_killpg(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
-    if count == 2 and reaches_group(args[0]) and is_fatal(args[1]) and not deliver_records(False):
-        return NULL
+cdef PyObject *on_killpg(PyObject *module, PyObject **args, Py_ssize_t count) except? NULL:
+    if count == 2 and reaches_group(args[0]) and is_fatal(args[1]):
+        deliver_records(False)
     return (<Positional>killpg_hook.original)(module, args, count)
 
 
-cdef PyObject *on_raise_signal(PyObject *module, PyObject *number) noexcept:
-    if is_fatal(number) and not deliver_records(False):
-        return NULL
+cdef PyObject *on_raise_signal(PyObject *module, PyObject *number) except? NULL:
+    if is_fatal(number):
+        deliver_records(False)
     return (<OneArgument>raise_signal_hook.original)(module, number)
 
 
-cdef PyObject *on_pthread_kill(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
+cdef PyObject *on_pthread_kill(PyObject *module, PyObject **args, Py_ssize_t count) except? NULL:
     # All threads are of this process, and a fatal signal to one of them ends it.
-    if count == 2 and is_fatal(args[1]) and not deliver_records(False):
-        return NULL
+    if count == 2 and is_fatal(args[1]):
+        deliver_records(False)
     return (<Positional>pthread_kill_hook.original)(module, args, count)
 
 
