@@ -61,6 +61,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
             self._open_spool(_validation.spool_path(spool), options)
         self._outages_muted_until = 0.0           # monotonic seconds
         self._stuck_at: int | None = None         # _progress() when a flush last timed out
+        self._is_exiting = False                  # each record is flushed
         self._is_last_chance = False              # nothing closes the handler after a record
         # Not the parent's __init__, which would connect here and now.
         logging.Handler.__init__(self)
@@ -144,7 +145,8 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
         Returns whether that happened before the timeout. Ctrl-C interrupts the wait. Thread-safe.
         """
-        seconds = self._timeout(timeout)
+        # At the exit, fastlog and logging.shutdown() flush. Do not wait twice.
+        seconds = 0.0 if self._is_exiting and self._is_stuck() else self._timeout(timeout)
         deadline = time.monotonic() + seconds
         self._log_loss_report()
         complete = self._engine.flush(seconds)
@@ -209,21 +211,24 @@ class BaseHandler(logging.handlers.SysLogHandler):
         is_last_chance: nothing will close the handler.
         """
         self._engine.set_synchronous()
+        self._is_exiting = True
         self._is_last_chance = self._is_last_chance or is_last_chance
 
-    def _deliver_before_end(self, elapsed: float, ends: bool) -> None:
-        """Deliver before the process ends without exit functions. Do nothing in an unused child.
+    def _deliver_before_end(self, elapsed: float, *, at_exit: bool = False,
+                            ends: bool = False) -> None:
+        """Deliver before the process ends. Do nothing in a child that has logged nothing.
 
         elapsed: seconds that other handlers have taken already.
-        ends: False if the process may go on, because an exec fails or a signal is blocked.
+        at_exit: a normal exit, which waits for close_timeout in any case.
+        ends: no Python code runs after this.
         """
         if not self._engine.is_in_use():
             return
         try:
             if not self._is_stuck():
-                self._flush_before_end(elapsed)
+                self._flush_before_end(elapsed, at_exit)
             if self._log_loss_report(during_outage=True):
-                self._flush_before_end(elapsed)
+                self._flush_before_end(elapsed, at_exit)
         except BaseException:         # Ctrl-C ends the wait, and not the report
             if not ends:
                 raise
@@ -232,9 +237,10 @@ class BaseHandler(logging.handlers.SysLogHandler):
         else:
             self._warn_undelivered(self._engine.take_undelivered(), self._engine.spool_path())
 
-    def _flush_before_end(self, elapsed: float) -> None:
+    def _flush_before_end(self, elapsed: float, at_exit: bool) -> None:
         timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
-        if not self._engine.flush(timeout, max(_UNREACHED_TIMEOUT - elapsed, 0.0)):
+        unreached_timeout = None if at_exit else max(_UNREACHED_TIMEOUT - elapsed, 0.0)
+        if not self._engine.flush(timeout, unreached_timeout):
             self._stuck_at = self._progress()
 
     # --- reports -------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Deliver pending records when a process ends, although another thread sends them.
 
-- A normal exit runs logging.shutdown(), which flushes and closes each handler that it knows. A
-  handler that it does not know, because dictConfig() has closed it while it stayed on its logger,
-  is closed here. Nothing would wait for a record that comes after that, from a daemon thread or a
-  __del__. So from then on each call waits until its record is sent.
+- A normal exit delivers here, and then runs logging.shutdown(), which flushes and closes each
+  handler that it knows. One that it does not know is closed here: dictConfig() closes all handlers,
+  and some stay on their loggers. Nothing would wait for a record that comes after that, from a
+  daemon thread or a __del__. So from then on each call waits until its record is sent.
 - Where Python code ends or replaces the process and no exit function runs, as in os._exit(), exec
   and a fatal signal that a process sends itself, _engine/process_ends.pyx calls this module first.
   Children of multiprocessing and its relatives end by os._exit(), too.
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         close_timeout: float
 
         def _set_synchronous(self, is_last_chance: bool = False) -> None: ...
-        def _deliver_before_end(self, elapsed: float, ends: bool) -> None: ...
+        def _deliver_before_end(self, elapsed: float, *, at_exit: bool = False,
+                                ends: bool = False) -> None: ...
         def close(self) -> None: ...
 
 
@@ -78,13 +79,13 @@ def _at_exit() -> None:
     # Registered after logging's own exit function, so this runs before it.
     global _exiting
     _exiting = True
-    handlers = _handlers()
-    for handler in handlers:
+    begin = time.monotonic()
+    known = {id(reference()) for reference in list(logging._handlerList)}  # type: ignore[attr-defined]
+    for handler in _handlers():
         handler._set_synchronous()
-    closed_by_logging = [reference() for reference in list(logging._handlerList)]  # type: ignore[attr-defined]
-    for handler in handlers:
-        if not any(handler is other for other in closed_by_logging):
-            with contextlib.suppress(Exception):        # as logging.shutdown() does
+        with contextlib.suppress(Exception):        # as logging.shutdown() does
+            handler._deliver_before_end(time.monotonic() - begin, at_exit=True)
+            if id(handler) not in known:
                 handler.close()
 
 
@@ -98,7 +99,7 @@ def _deliver_all(ends: bool) -> None:
     begin = time.monotonic()
     for handler in _handlers():
         with contextlib.suppress(Exception):
-            handler._deliver_before_end(time.monotonic() - begin, ends)
+            handler._deliver_before_end(time.monotonic() - begin, ends=ends)
 
 
 # --- children ------------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ def _enter_child(_: Any = None) -> None:
 def _after_fork() -> None:
     """In a child that a subprocess with a preexec_fn has forked, wait for each record."""
     global _execs_in_c
-    if sys._getframe(1).f_globals.get("__name__") == "subprocess":
+    module = sys._getframe(1).f_globals.get("__name__", "")
+    if module.rpartition(".")[2] == "subprocess":         # eventlet and gevent have one, too
         _execs_in_c = True
         for handler in _handlers():
             handler._set_synchronous(is_last_chance=True)
