@@ -127,6 +127,7 @@ daemons:
 	done; \
 	command -v ip > /dev/null || missing="$$missing iproute2"; \
 	command -v systemd-journald > /dev/null || missing="$$missing systemd"; \
+	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends $$missing > /dev/null; \
