@@ -13,8 +13,7 @@ Each hook first calls a Python function that waits for the writers. It knows the
 import _signal
 import posix
 
-from cpython.exc cimport PyErr_Clear
-from cpython.long cimport PyLong_AsLong, PyLong_Check
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_Check
 from cpython.object cimport PyObject
 from libc.string cimport memset
 from posix.signal cimport sigaction, sigaction_t
@@ -55,16 +54,20 @@ cdef int deliver_records(bint ends) except -1:
     return 0
 
 
+cdef bint read_int(PyObject *argument, long *value) noexcept:
+    """Store an int argument in `value`. Return False for anything else."""
+    cdef int overflow = 0
+    if not PyLong_Check(<object>argument):
+        return False
+    value[0] = PyLong_AsLongAndOverflow(<object>argument, &overflow)
+    return overflow == 0
+
+
 cdef bint is_fatal(PyObject *number_object) noexcept:
     """Return whether a signal that reaches this process now ends it without the crash drain."""
     cdef sigaction_t action
-    cdef long number
-    if not PyLong_Check(<object>number_object):
-        return False
-    number = PyLong_AsLong(<object>number_object)
-    if number == -1:
-        PyErr_Clear()
-    if not signal_ends_process(number):
+    cdef long number = 0
+    if not read_int(number_object, &number) or not signal_ends_process(number):
         return False
     memset(&action, 0, sizeof(action))
     if sigaction(<int>number, NULL, &action) != 0 or action_is_ignore(&action):
@@ -86,25 +89,16 @@ cdef bint has_python_handler(long number) noexcept:
 
 cdef bint reaches_group(PyObject *group_object) noexcept:
     """Return whether a signal to this process group, or to group 0, reaches this process."""
-    cdef long group
-    if not PyLong_Check(<object>group_object):
-        return False
-    group = PyLong_AsLong(<object>group_object)
-    if group == -1:
-        PyErr_Clear()
-    return group == 0 or group == getpgrp()
+    cdef long group = -1
+    return read_int(group_object, &group) and (group == 0 or group == getpgrp())
 
 
 cdef bint reaches_process(PyObject *pid_object) noexcept:
     """Return whether a signal to this pid, as kill(2) has it, reaches this process."""
-    cdef long pid
-    if not PyLong_Check(<object>pid_object):
-        return False
-    pid = PyLong_AsLong(<object>pid_object)
-    if pid == -1:
-        PyErr_Clear()
-        return False
-    return pid == 0 or pid == getpid() or pid == -getpgrp()
+    cdef long pid = -1
+    # -1 is each process but this one.
+    return (read_int(pid_object, &pid) and pid != -1
+            and (pid == 0 or pid == getpid() or pid == -getpgrp()))
 
 
 # --- the hooks -----------------------------------------------------------------------------------
