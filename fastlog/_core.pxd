@@ -21,7 +21,7 @@ cdef enum Overflow:               # what happens to a record that finds the ring
     DROP_OLDEST                   # the oldest records are evicted for it
 
 
-cdef Registry *live_writers() noexcept
+cdef Registry *live_writers() noexcept nogil
 
 
 cdef class Engine:

@@ -61,7 +61,7 @@ if fork_guard_init(&fork_guard) != 0:
     PyErr_SetFromErrno(OSError)
 
 
-cdef Registry *live_writers() noexcept:
+cdef Registry *live_writers() noexcept nogil:
     return &registry              # for crash_drain.pyx, which is imported on demand
 
 

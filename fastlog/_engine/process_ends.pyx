@@ -9,20 +9,30 @@ The functions by which Python code does that are hooked (_engine/builtin_hook.px
   this process and its default action ends it.
 
 Each hook first calls a Python function that waits for the writers. It knows the time limit.
+
+Where C code calls exit(3) without finalizing Python, an exit function of C waits.
 """
 import _signal
 import posix
 
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_Check
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport atexit
 from libc.string cimport memset
 from posix.signal cimport sigaction, sigaction_t
 from posix.unistd cimport getpgrp, getpid
 
+from fastlog._backend.atomics cimport cas_seq_cst, load_acquire, load_seq_cst, store_seq_cst
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
+from fastlog._backend.posix cimport SIG_SETMASK, pthread_sigmask, sigfillset, sigset_t
+from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_sent_pos,
+                                      writer_wake)
 from fastlog._core cimport live_writers
 from fastlog._engine.builtin_hook cimport (METH_FASTCALL, METH_KEYWORDS, METH_NOARGS, METH_O,
                                            BuiltinHook, Keywords, OneArgument, Positional,
                                            hook_install, hook_remove)
+from fastlog._engine.registry cimport WRITERS_MAX, Registry
 from fastlog._engine.signals cimport (action_is_default, action_is_ignore,
                                       signal_ends_process)
 
@@ -31,6 +41,11 @@ cdef extern from "Python.h":
         pass
     PyInterpreterState *PyInterpreterState_Get()
     PyInterpreterState *PyInterpreterState_Main()
+    bint Py_IsInitialized() nogil
+
+cdef enum:
+    C_EXIT_TIMEOUT = 2000 * MILLISECOND         # ns that exit(3) waits
+    UNREACHED_TIMEOUT = 200 * MILLISECOND       # ns for a writer that has never been connected
 
 cdef BuiltinHook exit_hook, abort_hook, execv_hook, execve_hook
 cdef BuiltinHook kill_hook, killpg_hook, raise_signal_hook, pthread_kill_hook
@@ -150,6 +165,38 @@ cdef PyObject *on_pthread_kill(PyObject *module, PyObject **args, Py_ssize_t cou
     return (<Positional>pthread_kill_hook.original)(module, args, count)
 
 
+cdef void await_writer(Writer *writer, uint64_t begin) noexcept nogil:
+    """Wait until the writer has sent what is in its ring, with the time limits of exit(3)."""
+    cdef uint64_t head = load_acquire(&writer.ring.positions.head.value)
+    cdef uint64_t limit = begin + (C_EXIT_TIMEOUT if writer.was_connected else UNREACHED_TIMEOUT)
+    cdef uint64_t now = monotonic_ns()
+    if (load_seq_cst(&writer.state.value) != STOPPED and writer_sent_pos(writer) < head
+            and now < limit):
+        writer_wake(writer)
+        writer_await_tail(writer, head, limit - now)
+
+
+cdef void on_c_exit() noexcept nogil:
+    """Wait for the writers in exit(3), unless Python is finalized and has closed the handlers."""
+    cdef Registry *registry = live_writers()
+    cdef uint64_t begin = monotonic_ns()
+    cdef uint64_t pid = <uint64_t>getpid(), drainer = 0
+    cdef sigset_t all_signals, previous_mask
+    cdef Writer *writer
+    cdef int i
+    # As in the crash drain: other threads do not free a Writer meanwhile, and no signal handler of
+    # this thread may wait for this function.
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &previous_mask)
+    if Py_IsInitialized() and cas_seq_cst(&registry.draining, &drainer, pid):
+        for i in range(WRITERS_MAX):
+            writer = <Writer *>load_seq_cst(&registry.writers[i])
+            if writer != NULL and <uint64_t>writer.pid == pid:
+                await_writer(writer, begin)
+        store_seq_cst(&registry.draining, 0)
+    pthread_sigmask(SIG_SETMASK, &previous_mask, NULL)
+
+
 # --- from Python -------------------------------------------------------------------------------
 
 def hook(function):
@@ -179,3 +226,6 @@ def unhook():
     hook_remove(&killpg_hook)
     hook_remove(&raise_signal_hook)
     hook_remove(&pthread_kill_hook)
+
+
+atexit(on_c_exit)

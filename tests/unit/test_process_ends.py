@@ -46,6 +46,7 @@ def address_of_code(function):
 
 @pytest.mark.parametrize("end, status", [
     ("early_exit(3)", 3),
+    ("import ctypes; ctypes.CDLL(None).exit(6)", 6),
     ("os.execlp('true', 'true')", 0),
     ("os.execve('/bin/true', ['true'], {})", 0),
     ("signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM),
