@@ -112,9 +112,10 @@ class BaseHandler(logging.handlers.SysLogHandler):
         """Connect again, where Engine.wants_socket(). Only a subclass that connects needs it."""
         raise NotImplementedError
 
-    def _follow_up(self, record, outcome):
+    def _follow_up(self, record: logging.LogRecord, outcome: int) -> None:
         accepted, outage_changed, flush = outcome & 1, outcome & 2, outcome & 4
-        if not accepted and getattr(self.handleError, "__func__", None) is not logging.Handler.handleError:
+        handle_error = getattr(self.handleError, "__func__", None)
+        if not accepted and handle_error is not logging.Handler.handleError:
             self._report_drop(record)
         self._after_put(bool(outage_changed), bool(flush and accepted))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Handler(Protocol):
-        """What is used of BaseHandler here."""
+        """The part of BaseHandler that this module uses."""
 
         close_timeout: float
 
@@ -52,11 +52,14 @@ def register(handler: Handler) -> None:
     from fastlog._engine import process_ends
 
     def forget(reference: weakref.ref[Handler], references: set[Any] = _references,
-               unhook: Any = process_ends.unhook) -> None:
+               unhook: Any = process_ends.unhook, hook: Any = process_ends.hook,
+               deliver: Any = _deliver_all) -> None:
         # As default arguments, because at the exit the names of a module may be gone.
         references.discard(reference)
         if not references:
             unhook()
+        if references:            # another thread has just created a handler
+            hook(deliver)
 
     _references.add(weakref.ref(handler, forget))
     process_ends.hook(_deliver_all)
@@ -124,13 +127,15 @@ def _enter_child(_: Any = None) -> None:
     if _references:
         from fastlog._engine import crash_drain
 
-        crash_drain.enable_in_child(max(handler.close_timeout for handler in _handlers()))
+        crash_drain.enable_in_child(
+            max((handler.close_timeout for handler in _handlers()), default=0.0))
 
 
 def _after_fork() -> None:
     """In a child that a subprocess with a preexec_fn has forked, wait for each record."""
     global _execs_in_c
-    module = sys._getframe(1).f_globals.get("__name__", "")
+    caller = sys._getframe().f_back       # None where a C program has forked
+    module = str(caller.f_globals.get("__name__")) if caller is not None else ""
     if module.rpartition(".")[2] == "subprocess":         # eventlet and gevent have one, too
         _execs_in_c = True
         for handler in _handlers():
@@ -145,7 +150,7 @@ def enable_crash_drain(timeout: float = 2.0) -> None:
     action of the signal runs. On SIGSEGV, SIGABRT, SIGBUS, SIGILL and SIGFPE it does so even if
     there is a handler, which runs next. This works together with `faulthandler.enable()`, in either
     order. Any other handler of the program takes precedence, whether it was set before or after the
-    call. When signal.signal() restores the default action, the records are sent again at the signal.
+    call. When signal.signal() restores the default action, the signal is covered again.
 
     timeout: seconds that this may take in total, even while the daemon is down.
 

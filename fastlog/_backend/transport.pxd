@@ -15,16 +15,17 @@ from posix.unistd cimport close, pwrite
 from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns
 from fastlog._backend.half_sent cimport HalfSent, half_sent_free_residual
 from fastlog._backend.posix cimport (AF_UNIX, AI_NUMERICHOST, AI_NUMERICSERV, CMSG_DATA,
-                                     CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL,
-                                     F_SEAL_SHRINK, F_SEAL_WRITE, IPPROTO_TCP, MFD_ALLOW_SEALING,
-                                     MFD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, POLLOUT,
-                                     SCM_RIGHTS, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO,
-                                     SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
-                                     SOL_SOCKET, TCP_NODELAY, addrinfo, cmsghdr, connect, fcntl,
-                                     freeaddrinfo, getaddrinfo, getsockopt, iovec, memfd_create,
-                                     mmsghdr, msghdr, poll, pollfd, recv, send, sendmmsg, sendmsg,
-                                     setsockopt, sockaddr, sockaddr_storage, sockaddr_un, socket,
-                                     socklen_t, timeval)
+                                     CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EAI_SYSTEM, F_ADD_SEALS,
+                                     F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE,
+                                     IPPROTO_TCP, MFD_ALLOW_SEALING, MFD_CLOEXEC, MSG_DONTWAIT,
+                                     MSG_NOSIGNAL, MSG_PEEK, POLLOUT, SCM_RIGHTS, SO_ERROR,
+                                     SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDTIMEO, SO_TYPE, SOCK_CLOEXEC,
+                                     SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+                                     TCP_NODELAY, addrinfo, cmsghdr, connect, fcntl, freeaddrinfo,
+                                     getaddrinfo, getsockopt, iovec, memfd_create, mmsghdr, msghdr,
+                                     poll, pollfd, recv, send, sendmmsg, sendmsg, setsockopt,
+                                     sockaddr, sockaddr_storage, sockaddr_un, socket, socklen_t,
+                                     timeval)
 
 
 cdef extern from *:

@@ -223,7 +223,7 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
 
 
 cdef inline void writer_send_here(Writer *writer, bint may_wait) noexcept nogil:
-    """Send what the peer accepts, in the calling thread, where no thread can be started. Any thread.
+    """Send what the peer accepts in the calling thread, where no other can be started. Any thread.
 
     Without `may_wait`, neither a send nor the look-up of a name blocks. Records that the peer does
     not accept stay in the ring.

@@ -49,11 +49,12 @@ def numbers(count=COUNT):
     return [str(i) for i in range(count)]
 
 
-# All whose default action ends the process, without SIGKILL. Python ignores SIGPIPE and SIGXFSZ, and
-# has a handler for SIGINT.
-ENDING = [getattr(signal, f"SIG{name}") for name in (
-    "ABRT ALRM BUS FPE HUP ILL POLL PROF PWR QUIT SEGV STKFLT SYS TERM TRAP USR1 USR2 VTALRM "
-    "XCPU RTMIN RTMAX").split() if hasattr(signal, f"SIG{name}")]
+# All whose default action ends the process, without SIGKILL. Python ignores SIGPIPE and SIGXFSZ,
+# and has a handler for SIGINT. Python knows SIGSTKFLT from 3.11 on.
+ENDING = [getattr(signal, f"SIG{name}") for name in [
+    "ABRT", "ALRM", "BUS", "FPE", "HUP", "ILL", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT",
+    "SYS", "TERM", "TRAP", "USR1", "USR2", "VTALRM", "XCPU", "RTMIN", "RTMAX"]
+    if hasattr(signal, f"SIG{name}")]
 
 
 @pytest.mark.parametrize("number", ENDING)
@@ -156,9 +157,9 @@ crash(signal.SIGSEGV)
 
 
 RESTORE = {
-    "signal": "before = signal.signal(signal.SIGTERM, print); signal.signal(signal.SIGTERM, before)",
+    "signal": "signal.signal(signal.SIGTERM, signal.signal(signal.SIGTERM, print))",
     "asyncio": "asyncio.run(add_and_remove())",
-    "default": "signal.signal(signal.SIGTERM, print); signal.signal(signal.SIGTERM, signal.SIG_DFL)",
+    "default": "for action in print, signal.SIG_DFL: signal.signal(signal.SIGTERM, action)",
 }
 
 

@@ -12,7 +12,7 @@ from fastlog._daemons.rsyslogd import wait_until
 
 RECORDS = 10  # of each task, logged right before its process may end
 
-SETUP = """
+SETUP = f"""
 import logging, os
 import fastlog
 
@@ -22,9 +22,9 @@ log.propagate = False
 log.addHandler(fastlog.SysLogHandler(os.environ["SINK"]))
 
 def work(number):
-    for i in range({records}):
+    for i in range({RECORDS}):
         log.info("task %d %d", number, i)
-""".format(records=RECORDS)
+"""
 
 
 @pytest.fixture

@@ -212,12 +212,28 @@ handler.close_timeout = 0.0
 
 
 def test_preexec_fn(run_python, sink):
-    """What a preexec_fn logs arrives, although the child then runs another program."""
+    """Records that a preexec_fn logs arrive, although the child then runs another program."""
     run_python(program("""
 import subprocess
 subprocess.run(["true"], preexec_fn=lambda: [log.info("%d", i) for i in range(5)])
 """), sink.path, options=FORK_WITH_THREADS)
     assert sink.take(5) == numbers(5)
+
+
+def test_fork_without_a_python_frame(run_python, sink):
+    """The fork hook also works where C code has forked and no Python code runs, as in uWSGI."""
+    run_python(program("""
+import _thread
+from fastlog import _exit_hooks
+def finish(): done.set()
+done = threading.Event()
+_thread.start_new_thread(_exit_hooks._after_fork, ())      # its frame is the only one
+_thread.start_new_thread(finish, ())
+done.wait()
+while _thread._count(): time.sleep(0.001)
+log.info("0")
+"""), sink.path)
+    assert sink.take(1) == numbers(1)
 
 
 def test_terminated_child_of_multiprocessing(run_python, sink):
