@@ -129,13 +129,18 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def _after_put(self, outage_changed: bool, must_flush: bool) -> None:
         """Act on the flags of Engine.put(): report an outage, or flush at the exit."""
-        if must_flush:
-            if self._stuck_at != self._progress():
-                self.flush()
-            if self._is_last_chance:
-                self._warn_undelivered(self._engine.take_undelivered())
+        if must_flush and not self._flush_or_give_up() and self._is_last_chance:
+            self._warn_undelivered(self._engine.take_undelivered())
         if outage_changed and time.monotonic() >= self._outages_muted_until:
             self._report_outage()
+
+    def _flush_or_give_up(self) -> bool:
+        """Flush, unless the last flush timed out. Return False on a timeout.
+
+        A flush that ends early is not one. Another thread closes the handler, and reports.
+        """
+        deadline = time.monotonic() + self.close_timeout
+        return not self._is_stuck() and (self.flush() or time.monotonic() < deadline)
 
     # --- the life cycle ------------------------------------------------------------------------
 
@@ -153,7 +158,9 @@ class BaseHandler(logging.handlers.SysLogHandler):
         complete = self._engine.flush(seconds)
         if self._orphans is not None:
             complete = self._orphans.finish(max(0.0, deadline - time.monotonic())) and complete
-        self._stuck_at = None if complete else self._progress()
+        # The end of a writer, as in close(), ends the wait early.
+        timed_out = not complete and time.monotonic() >= deadline
+        self._stuck_at = self._progress() if timed_out else None
         if self._previous is not None:
             complete = self._previous.flush(max(0.0, deadline - time.monotonic())) and complete
         return complete

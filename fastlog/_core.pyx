@@ -477,13 +477,13 @@ cdef class Engine:
     def close(self, double timeout):
         """Flush for at most `timeout` seconds, stop the writer, and join its thread.
 
-        Returns take_undelivered().
+        Returns take_undelivered(), as it is when the thread has stopped.
         They stay in the ring, and a later submit() starts a new writer that sends them first. With
         a spool they stay in its file, which is then detached, and removed if it is empty.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef Writer *writer = engine_writer(self)
-        cdef uint64_t undelivered
+        cdef uint64_t undelivered = 0
         cdef Lifecycle state = DRAINING
         cdef bint sent = True, joined
         if is_stopped(writer) and not load_relaxed(&writer.threadless):
@@ -502,12 +502,12 @@ cdef class Engine:
                 self.replace_hung_writer(writer)
                 return undelivered
             if self.count_pending(writer) and not sent:
+                undelivered = self.take_undelivered()
                 break                                 # the deadline has passed
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
             state = CLOSED if is_stopped(writer) else DRAINING
         store_relaxed(&writer.threadless, 0)          # until a record needs a thread again
-        undelivered = self.take_undelivered()
         self.detach_spool()
         return undelivered
 
