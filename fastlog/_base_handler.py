@@ -232,24 +232,27 @@ class BaseHandler(logging.handlers.SysLogHandler):
         """
         if not self._engine.is_in_use():
             return
+        complete = False
         try:
             if not self._is_stuck():
-                self._flush_before_end(elapsed, at_exit)
+                complete = self._flush_before_end(elapsed, at_exit)
             if self._log_loss_report(during_outage=True):
-                self._flush_before_end(elapsed, at_exit)
+                complete = self._flush_before_end(elapsed, at_exit)
         except BaseException:         # Ctrl-C ends the wait, and not the report
             if not ends:
                 raise
         if ends:
             self._close_engine(0.0)
-        else:
+        elif not complete:        # else what is pending came later, from another thread
             self._warn_undelivered(self._engine.take_undelivered(), self._engine.spool_path())
 
-    def _flush_before_end(self, elapsed: float, at_exit: bool) -> None:
+    def _flush_before_end(self, elapsed: float, at_exit: bool) -> bool:
         timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
         unreached_timeout = None if at_exit else max(_UNREACHED_TIMEOUT - elapsed, 0.0)
-        if not self._engine.flush(timeout, unreached_timeout):
+        complete = self._engine.flush(timeout, unreached_timeout)
+        if not complete:
             self._stuck_at = self._progress()
+        return complete
 
     # --- reports -------------------------------------------------------------------------------
 
