@@ -211,4 +211,6 @@ daemons:
 	    lacks iproute2 "tests of forwarding use the loopback interface instead of namespaces"; \
 	command -v systemd-journald > /dev/null || \
 	    lacks systemd "tests that start journald are skipped"; \
+	command -v redis-server > /dev/null || \
+	    lacks redis-server "tests of RQ are skipped"; \
 	$(install_missing)

@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 _COLLECTED_TIMEOUT = 0.25  # seconds that the collection of handlers may wait for their records
 _MUTED = 1.0  # seconds after an unsuccessful wait in which other collected handlers do not wait
 _waited_until = 0.0  # monotonic seconds of the end of the last such time
-
-
-#: Seconds that an end of the process or a close() waits while no connect has succeeded.
-_UNREACHED_TIMEOUT = 0.2
+_TIMEOUT_MIN = 0.05  # seconds for each handler at an end of the process, even after a slow one
+_UNREACHED_TIMEOUT = 0.2  # seconds that an end waits for a daemon that has never been reached
 
 
 class _NotInitialized:
@@ -53,7 +51,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
     _reporting: ModuleType = _NotInitialized()  # type: ignore[assignment]
     close_timeout: float = _NotInitialized()  # type: ignore[assignment]
     _encoder: Encoder | None = None
-    _exiting = False
+    _is_exiting = False
 
     def __init__(
         self,
@@ -67,6 +65,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
         # With the first handler. __del__ may run when nothing can be imported any more.
         from fastlog import _reporting
 
+        self._previous = self._take_over() if "_stuck_at" in self.__dict__ else None
         self._reporting = _reporting
         vars(self)["address"] = address
         self._block_timeout = options.block_timeout
@@ -79,9 +78,25 @@ class BaseHandler(logging.handlers.SysLogHandler):
             self._open_spool(_validation.spool_path(spool), options)
         self._outages_muted_until = 0.0           # monotonic seconds
         self._stuck_at: int | None = None         # _progress() when a flush last timed out
+        self._is_exiting = False                  # each record is flushed
+        self._is_last_chance = False              # nothing closes the handler after a record
         # Not the parent's __init__, which would connect here and now.
         logging.Handler.__init__(self)
         _exit_hooks.register(self)
+
+    def _take_over(self) -> BaseHandler | None:
+        """Return a handler for the records that an earlier __init__() has left, or None.
+
+        The new engine may have another destination. The old one delivers its records.
+        """
+        if (self.flush(min(self.close_timeout, _UNREACHED_TIMEOUT))
+                or self._engine.spool_path()):    # the file keeps them, but must be unlocked
+            self._stop(0.0)
+            return None
+        previous = BaseHandler.__new__(BaseHandler)
+        vars(previous).update(vars(self))
+        _exit_hooks.register(previous)
+        return previous
 
     def _open_spool(self, path: str | os.PathLike[str], options: EngineOptions) -> None:
         """Store the ring in a file. Send the records that earlier processes left in spools."""
@@ -161,10 +176,18 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def _after_put(self, outage_changed: bool, must_flush: bool) -> None:
         """Act on the flags of Engine.put(): report an outage, or flush at the exit."""
-        if must_flush and self._stuck_at != self._progress():
-            self.flush()
+        if must_flush and not self._flush_or_give_up() and self._is_last_chance:
+            self._warn_undelivered(self._engine.take_undelivered())
         if outage_changed and time.monotonic() >= self._outages_muted_until:
             self._report_outage()
+
+    def _flush_or_give_up(self) -> bool:
+        """Flush, unless the last flush timed out. Return False on a timeout.
+
+        A flush that ends early is not one. Another thread closes the handler, and reports.
+        """
+        deadline = time.monotonic() + self.close_timeout
+        return not self._is_stuck() and (self.flush() or time.monotonic() < deadline)
 
     # --- the life cycle ------------------------------------------------------------------------
 
@@ -177,16 +200,38 @@ class BaseHandler(logging.handlers.SysLogHandler):
         Returns whether that happened before the timeout. Ctrl-C interrupts the wait. Thread-safe.
         """
         if timeout is None and self._is_ending():
-            return self._flush(self._time_at_end())
+            # At the exit, fastlog and logging.shutdown() flush. Do not wait twice.
+            if self._is_stuck() and (self._is_exiting or self._was_never_reached()):
+                return self._flush(0.0)
+            return self._flush(self.close_timeout, _UNREACHED_TIMEOUT)
         return self._flush(self._timeout(timeout))
 
-    def _flush(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
+    def _flush(self, seconds: float, unreached_timeout: float | None = None) -> bool:
         self._log_loss_report()
-        complete = self._engine.flush(seconds)
+        return self._wait(seconds, unreached_timeout)
+
+    def _wait(self, seconds: float, unreached_timeout: float | None = None) -> bool:
+        """Wait for the records of this engine, of orphaned spools and of an earlier engine.
+
+        unreached_timeout: the limit that holds instead while all connects have failed. A program
+            must not end late for a daemon that the machine does not have.
+        """
+        begin = time.monotonic()
+        deadline = begin + seconds
+        complete = self._engine.flush(seconds, unreached_timeout)
+        if unreached_timeout is not None:
+            if self._orphans is not None:
+                grace = min(begin + unreached_timeout, deadline) - time.monotonic()
+                self._orphans.finish(max(0.0, grace))
+            if self._was_never_reached():
+                deadline = min(begin + unreached_timeout, deadline)
         if self._orphans is not None:
             complete = self._orphans.finish(max(0.0, deadline - time.monotonic())) and complete
-        self._stuck_at = None if complete else self._progress()
+        # The end of a writer, as in close(), ends the wait early.
+        timed_out = not complete and time.monotonic() >= deadline
+        self._stuck_at = self._progress() if timed_out else None
+        if self._previous is not None:
+            complete = self._previous.flush(max(0.0, deadline - time.monotonic())) and complete
         return complete
 
     def _is_ending(self) -> bool:
@@ -195,24 +240,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
         logging.shutdown(), which logging.config calls as well, holds the handler's lock meanwhile.
         """
         is_owned = getattr(self.lock, "_is_owned", None)
-        return self._exiting or (is_owned is not None and bool(is_owned()))
-
-    def _time_at_end(self) -> float:
-        """Wait briefly, and return how many more seconds the end may take: up to close_timeout.
-
-        Returns 0 if the destination was never reached. A program must not end late for a daemon
-        that the machine does not have.
-        """
-        if self._is_stuck() and self._was_never_reached():
-            return 0.0
-        grace = min(_UNREACHED_TIMEOUT, self.close_timeout)
-        deadline = time.monotonic() + grace
-        complete = self._engine.flush(grace)
-        if self._orphans is not None:
-            complete = self._orphans.finish(max(0.0, deadline - time.monotonic())) and complete
-        if complete:
-            return self.close_timeout
-        return 0.0 if self._was_never_reached() else self.close_timeout - grace
+        return self._is_exiting or (is_owned is not None and bool(is_owned()))
 
     def _was_never_reached(self) -> bool:
         """Return whether all connects have failed, and at least one has."""
@@ -233,7 +261,12 @@ class BaseHandler(logging.handlers.SysLogHandler):
         logging.raiseExceptions is set. A record logged later starts the writer again, as the
         standard library's handler opens a new socket.
         """
-        self._stop(self._time_at_end() if timeout is None else self._timeout(timeout))
+        if timeout is None:
+            timeout = self.close_timeout
+            if not self._is_stuck():
+                self._wait(timeout, _UNREACHED_TIMEOUT)   # a timeout makes it stuck
+        self._stop(self._timeout(timeout))
+        self._is_last_chance = True
         logging.Handler.close(self)
 
     def __del__(self) -> None:
@@ -270,25 +303,55 @@ class BaseHandler(logging.handlers.SysLogHandler):
         self._close_engine(timeout)
         if self._orphans is not None:
             self._orphans.close(max(0.0, deadline - time.monotonic()))
+        if self._previous is not None:
+            self._previous._stop(max(0.0, deadline - time.monotonic()))
 
     def _close_engine(self, timeout: float) -> None:
         path = self._engine.spool_path()      # in a forked child, the child's own spool
-        pending = self._engine.close(timeout)
-        if pending:
-            self._reporting.warn_stderr(f"{pending} records were not delivered to {self.address}"
+        self._warn_undelivered(self._engine.close(timeout), path)
+
+    def _warn_undelivered(self, count: int, path: str = "") -> None:
+        if count:
+            self._reporting.warn_stderr(f"{count} records were not delivered to {self.address}"
                                    + (f"; they are kept in {path}" if path else ""))
 
-    def _set_synchronous(self) -> None:
-        """Wait for each record from now on: the process is exiting."""
-        self._exiting = True
-        self._engine.set_synchronous()
+    def _set_synchronous(self, is_last_chance: bool = False) -> None:
+        """Wait for each record from now on, because the process is exiting.
 
-    def _finish_child(self) -> None:
-        """Deliver, at the end of a child process that runs no exit functions."""
-        self._flush(self._time_at_end())
-        if self._log_loss_report(during_outage=True):
-            self._flush(self._time_at_end())
-        self._close_engine(0.0)
+        is_last_chance: nothing will close the handler.
+        """
+        self._engine.set_synchronous()
+        self._is_exiting = True
+        self._is_last_chance = self._is_last_chance or is_last_chance
+
+    def _deliver_before_end(self, elapsed: float, *, ends: bool = False) -> None:
+        """Deliver before the process ends. Do nothing in a child that has logged nothing.
+
+        elapsed: seconds that other handlers have taken already.
+        ends: no Python code runs after this.
+        """
+        if not self._engine.is_in_use():
+            return
+        complete = False
+        try:
+            if not self._is_stuck():
+                complete = self._flush_before_end(elapsed)
+            if self._log_loss_report(during_outage=True):
+                complete = self._flush_before_end(elapsed)
+        except BaseException:         # Ctrl-C ends the wait, and not the report
+            if not ends:
+                raise
+        if ends:
+            self._close_engine(0.0)
+        elif not complete:        # else what is pending came later, from another thread
+            self._warn_undelivered(self._engine.take_undelivered(), self._engine.spool_path())
+
+    def _flush_before_end(self, elapsed: float) -> bool:
+        timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
+        complete = self._engine.flush(timeout, max(_UNREACHED_TIMEOUT - elapsed, 0.0))
+        if not complete:
+            self._stuck_at = self._progress()
+        return complete
 
     # --- reports -------------------------------------------------------------------------------
 

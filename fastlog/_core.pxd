@@ -22,7 +22,7 @@ cdef enum Overflow:               # what happens to a record that finds the ring
     DROP_OLDEST                   # the oldest records are evicted for it
 
 
-cdef Registry *live_writers() noexcept
+cdef Registry *live_writers() noexcept nogil
 
 
 cdef class Engine:
@@ -49,7 +49,9 @@ cdef class Engine:
     cdef bint spool_detached          # by close(): the next record attaches it again
     cdef uint64_t orphan_timeout      # ns for which the thread outlives the engine, 0: not at all
     cdef uint64_t left_in_spool       # records in the spool when it was detached
-    cdef uint64_t attached_accepted   # records accepted when the spool was attached again, or 0
+    cdef uint64_t accepted_before     # records accepted when take_undelivered() was called last,
+                                      # or when the spool was attached again
+    cdef bint connected_once          # a connect has succeeded, perhaps in a parent
     cdef atomic_u64 pausing           # greenlets that sleep in await_tail() or stop_writer()
     cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush
     # What fastlog._engine.reports has reported so far:
@@ -78,14 +80,14 @@ cdef class Engine:
                              uint64_t *used) except? NULL
     cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
-    cdef bint wait_until_sent(self, uint64_t deadline) except -1
+    cdef bint was_reached(self, Writer *writer) noexcept
+    cdef bint wait_until_sent(self, uint64_t deadline, uint64_t unreached_deadline) except -1
     cdef bint stop_writer(self, Writer **writer) except -1
     cdef int finish_stop(self) except -1
     cdef int replace_hung_writer(self, Writer *hung) except -1
     cdef int detach_spool(self) except -1
     cdef object current_spool(self)
     cdef uint64_t count_pending(self, Writer *writer) noexcept
-    cdef uint64_t count_newly_left(self, Writer *writer, uint64_t left_before) noexcept
 
 
 cdef Writer *engine_writer(Engine engine) except NULL

@@ -34,8 +34,9 @@ from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
                                              writer_discard_inherited, writer_hang_up,
                                              writer_notify, writer_orphan, writer_request_stop,
-                                             writer_start, writer_stop, writer_stop_timeout,
-                                             writer_stop_within, writer_take_over)
+                                             writer_send_here, writer_start, writer_stop,
+                                             writer_stop_timeout, writer_stop_within,
+                                             writer_take_over)
 from fastlog._engine.addresses cimport fill_destination
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
@@ -69,7 +70,7 @@ if fork_guard_init(&fork_guard) != 0:
     PyErr_SetFromErrno(OSError)
 
 
-cdef Registry *live_writers() noexcept:
+cdef Registry *live_writers() noexcept nogil:
     return &registry              # for crash_drain.pyx, which is imported on demand
 
 
@@ -197,12 +198,13 @@ cdef class Engine:
                     writer = self.new_writer(-1, False)   # a damaged file must not stop a child
                 fd = -1
                 registry_remove(&registry, self.writer)
+                self.was_reached(self.writer)         # before its memory is gone
                 writer_connect_early(writer, self.writer)
                 writer_discard_inherited(self.writer)
                 self.spool = spool
                 self.spool_detached = False
                 store_relaxed(&self.reported_epoch, 0)
-                self.reported_lost = self.left_in_spool = self.attached_accepted = 0
+                self.reported_lost = self.left_in_spool = self.accepted_before = 0
                 self.reported_losses = None
                 pointer_store(&self.writer, writer)
                 store_release(&self.fork_epoch, fork_guard_epoch(&fork_guard))
@@ -220,8 +222,7 @@ cdef class Engine:
         message, prefix: str. `prefix` comes first, and is repeated if the message is split.
         urgent: wake the writer at once.
 
-        Raises TypeError or ValueError for arguments that cannot become a record, and OSError if
-        the writer thread cannot be started; the record is then in the ring.
+        Raises TypeError or ValueError for arguments that cannot become a record.
         """
         cdef Message pieces
         message_begin(&pieces)
@@ -290,7 +291,6 @@ cdef class Engine:
         cdef size_t prefix = message.pieces[0].size
         cdef size_t begin = prefix, end = message.size, size
         cdef int accepted = PUT_ACCEPTED, flags = 0, result
-        cdef object failure = None
         while begin < end:
             size = end - begin
             if size > max_size - prefix:
@@ -298,17 +298,11 @@ cdef class Engine:
             message_begin(&part)
             message_add_bytes(&part, text, prefix)
             message_add_bytes(&part, text + begin, size)
-            try:
-                result = self.put_record(priority, &part, append_nul,
-                                         urgent and begin + size == end, 0)
-            except OSError as error:      # no thread can be started, but the part is in the ring
-                failure = error
-                result = PUT_ACCEPTED
+            result = self.put_record(priority, &part, append_nul,
+                                     urgent and begin + size == end, 0)
             accepted &= result
             flags |= result & ~<int>PUT_ACCEPTED
             begin += size
-        if failure is not None:
-            raise failure
         return accepted | flags
 
     cdef int put_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
@@ -339,7 +333,6 @@ cdef class Engine:
         cdef uint64_t used = 0
         cdef Record *record = ring_try_reserve(&writer.ring, size, priority % 8, &used)
         cdef char *out
-        cdef int error
         if record == NULL:
             record = self.find_space(&writer, size, priority % 8, &used)
             if record == NULL:
@@ -357,9 +350,9 @@ cdef class Engine:
             out[size - 1] = c'\n'
         add_relaxed(&writer.counters.accepted.value, 1)
         ring_commit(record, flags)
-        error = writer_notify(writer, urgent or used > self.capacity // 2)
-        if error:
-            raise OSError(error, "cannot start the writer thread")
+        if writer_notify(writer, urgent or used > self.capacity // 2) != 0:
+            with nogil:
+                writer_send_here(writer, False)
         return (PUT_ACCEPTED | self.outage_changed()
                 | (PUT_FLUSH if load_relaxed(&self.synchronous) else 0))
 
@@ -380,8 +373,10 @@ cdef class Engine:
         `writer` is updated if another one has replaced it: waiting may fork or close.
         """
         cdef Record *record
-        if is_stopped(writer[0]):
-            writer_start(writer[0])   # close() left a full ring that nothing else would drain
+        # close() may have left a full ring that nothing else would drain.
+        if is_stopped(writer[0]) and writer_start(writer[0]) != 0:
+            with nogil:
+                writer_send_here(writer[0], False)
         if self.overflow == BLOCK:
             return self.await_space(writer, size, severity, used)
         if self.overflow == DROP_OLDEST:
@@ -406,7 +401,8 @@ cdef class Engine:
                 store_relaxed(&writer[0].stalled.value, 1)
                 break
             if writer_notify(writer[0], True) != 0:
-                break
+                with nogil:
+                    writer_send_here(writer[0], False)
             try:
                 if find_caller() == HUB:      # nothing else would run
                     self.drop(writer[0], FULL, severity)
@@ -471,81 +467,118 @@ cdef class Engine:
     # --- the life cycle ------------------------------------------------------------------------
 
     def start(self):
-        """Start the writer now, for records that were in the spool.
-
-        Raises OSError if the thread cannot be started.
-        """
+        """Start the writer now, for records that were in the spool."""
         cdef int error
         self.ensure_current_process()
         with cython.critical_section(self):           # detach_spool() must not run meanwhile
             error = writer_start(self.writer)
         if error:
-            raise OSError(error, "cannot start the writer thread")
+            with nogil:
+                writer_send_here(self.writer, False)
 
-    def flush(self, double timeout):
+    def flush(self, double timeout, unreached_timeout=None):
         """Wait until each record accepted before the call is sent or discarded.
 
         timeout: seconds. Returns False if it expires first. After close() no writer is started:
         the result is then False at once if records are left.
+        unreached_timeout: seconds, None for `timeout`. The limit that holds instead once a connect
+        has failed and none has ever succeeded.
         """
-        return self.wait_until_sent(monotonic_ns() + <uint64_t>(timeout * 1e9))
+        cdef uint64_t begin = monotonic_ns()
+        cdef uint64_t deadline = begin + <uint64_t>(timeout * 1e9)
+        if unreached_timeout is None:
+            return self.wait_until_sent(deadline, deadline)
+        return self.wait_until_sent(deadline, begin + <uint64_t>(unreached_timeout * 1e9))
 
-    cdef bint wait_until_sent(self, uint64_t deadline) except -1:
+    cdef bint was_reached(self, Writer *writer) noexcept:
+        """Return False if a connect has failed and none has ever succeeded, here or before a fork.
+        """
+        if writer.was_connected:
+            self.connected_once = True
+        return self.connected_once or load_relaxed(&writer.counters.send_errors) == 0
+
+    cdef bint wait_until_sent(self, uint64_t deadline, uint64_t unreached_deadline) except -1:
         self.ensure_current_process()
         cdef uint64_t fork_epoch = load_relaxed(&self.fork_epoch)
         cdef Writer *writer = pointer_load(&self.writer)
         cdef uint64_t target = load_relaxed(&writer.ring.positions.head.value)
         cdef uint64_t now = monotonic_ns()
+        cdef bint threadless
         if find_caller() == HUB:
             deadline = min(deadline, now + HUB_BLOCK)
         while load_relaxed(&self.fork_epoch) == fork_epoch:
             if load_acquire(&writer.ring.positions.tail.value) >= target:
                 break
+            if not self.was_reached(writer):
+                deadline = min(deadline, unreached_deadline)
             with cython.critical_section(self):       # as in start()
-                if now >= deadline or is_stopped(writer):
+                threadless = load_relaxed(&writer.threadless)
+                if now >= deadline or is_stopped(writer) and not threadless:
                     return False
-                writer_notify(writer, True)
-            self.await_tail(writer, target, min(deadline - now, <uint64_t>SIGNAL_CHECK))
+                threadless = writer_notify(writer, True) != 0
+            if threadless:
+                with nogil:
+                    writer_send_here(writer, True)
+            self.await_tail(writer, target, min(
+                deadline - now, <uint64_t>(PROGRESS_CHECK if threadless else SIGNAL_CHECK)))
             now = monotonic_ns()
         return True
 
     def close(self, double timeout):
         """Flush for at most `timeout` seconds, stop the writer, and join its thread.
 
-        Returns the number of records that are left, without those that an earlier close() left.
+        Returns take_undelivered(), as it is when the thread has stopped.
         They stay in the ring, and a later submit() starts a new writer that sends them first. With
         a spool they stay in its file, which is then detached, and removed if it is empty.
         """
         cdef uint64_t deadline = monotonic_ns() + <uint64_t>(timeout * 1e9)
         cdef Writer *writer = engine_writer(self)
-        cdef uint64_t left_before = self.left_in_spool, pending = left_before
-        cdef Lifecycle state = CLOSED if is_stopped(writer) else DRAINING
-        cdef uint64_t newly_left = 0
+        cdef uint64_t undelivered = 0
+        cdef Lifecycle state = DRAINING
         cdef bint sent = True, joined
         if self.orphan_timeout:
             return 0
+        if is_stopped(writer) and not load_relaxed(&writer.threadless):
+            state = CLOSED
         writer_offer_socket(writer, -1)               # withdraw one that it has not taken
         while state != CLOSED:
             if state == DRAINING:
-                sent = self.wait_until_sent(deadline)
+                sent = self.wait_until_sent(deadline, deadline)
                 state = STOPPING
                 continue
             writer = pointer_load(&self.writer)       # a fork may have replaced it
             joined = self.stop_writer(&writer)
-            pending = self.count_pending(writer)
-            newly_left = self.count_newly_left(writer, left_before)
             if not joined:
+                undelivered = self.take_undelivered()
                 self.replace_hung_writer(writer)
-                return newly_left
+                return undelivered
             # A program that logs on restarts the thread, so the deadline ends the loop.
-            if pending and not sent or monotonic_ns() >= deadline:
+            if self.count_pending(writer) and not sent or monotonic_ns() >= deadline:
+                undelivered = self.take_undelivered()
                 break
             if ring_used(&writer.ring):
                 self.start()                          # a record arrived after the flush
             state = CLOSED if is_stopped(writer) else DRAINING
         writer_hang_up(writer)
+        store_relaxed(&writer.threadless, 0)          # until a record needs a thread again
         self.detach_spool()
-        return newly_left
+        return undelivered
+
+    def take_undelivered(self):
+        """Return the number of pending records that no earlier call, or close(), has returned.
+
+        They stay in the ring, and may still be sent.
+        """
+        cdef Writer *writer = engine_writer(self)
+        cdef uint64_t pending = self.count_pending(writer) - self.left_in_spool
+        cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
+        cdef uint64_t undelivered = min(pending, accepted - self.accepted_before)
+        self.accepted_before = accepted
+        return undelivered
+
+    def is_in_use(self):
+        """Return whether this process has used the engine. A fork alone is not a use."""
+        return load_acquire(&self.fork_epoch) == fork_guard_epoch(&fork_guard)
 
     cdef bint stop_writer(self, Writer **writer) except -1:
         """Stop the thread and join it. Return False if it does not end in time.
@@ -607,6 +640,7 @@ cdef class Engine:
             fd = spool.open()
         with cython.critical_section(self):
             if self.writer == hung:   # else another thread was first
+                self.was_reached(hung)
                 writer = self.new_writer(fd, False)
                 writer_take_over(writer, hung)
                 if self.spooled:
@@ -651,11 +685,6 @@ cdef class Engine:
         cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
         cdef uint64_t discarded = sum_losses(&writer.counters, EVICTED, UNSENDABLE)
         return load_relaxed(&writer.counters.accepted.value) - sent - discarded
-
-    cdef uint64_t count_newly_left(self, Writer *writer, uint64_t left_before) noexcept:
-        """Return how many records are pending that no earlier close() has left."""
-        return min(self.count_pending(writer) - left_before,
-                   load_relaxed(&writer.counters.accepted.value) - self.attached_accepted)
 
     cdef object current_spool(self):
         with cython.critical_section(self):

@@ -25,6 +25,8 @@ def warn_stderr(text: str) -> None:
     if logging.raiseExceptions and sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"fastlog: {printable(text)}\n")
+            if hasattr(sys.stderr, "flush"):
+                sys.stderr.flush()    # os._exit() may follow
 
 
 def describe_outage(address: object, ended: bool, lost: int, error: int) -> str:

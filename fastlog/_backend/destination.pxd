@@ -11,8 +11,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastlog._backend.clock cimport SECOND, monotonic_ns
-from fastlog._backend.posix cimport (AF_INET, AF_INET6, AF_UNIX, AI_NUMERICSERV, EAI_SYSTEM,
-                                     SOCK_DGRAM, addrinfo, freeaddrinfo, getaddrinfo, inet_pton,
+from fastlog._backend.posix cimport (AF_INET, AF_INET6, AF_UNIX, AI_NUMERICHOST, AI_NUMERICSERV,
+                                     EAI_SYSTEM, SOCK_DGRAM, addrinfo, freeaddrinfo, getaddrinfo, inet_pton,
                                      sockaddr_storage, sockaddr_un, socklen_t)
 
 cdef enum:
@@ -85,10 +85,11 @@ cdef inline void destination_store(Destination *destination, addrinfo *item) noe
         item = item.ai_next
 
 
-cdef inline int destination_resolve(Destination *destination, int socktype) noexcept nogil:
+cdef inline int destination_resolve(Destination *destination, int socktype,
+                                    bint may_wait) noexcept nogil:
     """Look the host up, and begin with its first address. Return 0 or an errno.
 
-    Block as long as the resolver does. After a failure the addresses of the last look-up stay.
+    Block as long as the resolver does. Without `may_wait`, accept a numeric host only. After a failure the addresses of the last look-up stay.
     """
     cdef addrinfo hints
     cdef addrinfo *results = NULL
@@ -96,7 +97,7 @@ cdef inline int destination_resolve(Destination *destination, int socktype) noex
     cdef int error
     memset(&hints, 0, sizeof(hints))
     hints.ai_socktype = socktype
-    hints.ai_flags = AI_NUMERICSERV
+    hints.ai_flags = AI_NUMERICSERV | (0 if may_wait else AI_NUMERICHOST)
     error = getaddrinfo(destination.host, destination.service, &hints, &results)
     if error != 0:
         error = errno if error == EAI_SYSTEM else EHOSTUNREACH
@@ -110,10 +111,12 @@ cdef inline int destination_resolve(Destination *destination, int socktype) noex
     return error
 
 
-cdef inline int destination_next(Destination *destination, int socktype) noexcept nogil:
+cdef inline int destination_next(Destination *destination, int socktype,
+                                 bint may_wait) noexcept nogil:
     """Make next_address the address to try. Return 0, or an errno if the host has no address.
 
-    When all have been tried, look the host up, at most once a second.
+    When all have been tried, look the host up, at most once a second. Without `may_wait`, do not
+    wait for a resolver.
     """
     cdef int error = 0
     if destination.next_address < destination.address_count:
@@ -121,7 +124,7 @@ cdef inline int destination_next(Destination *destination, int socktype) noexcep
     destination.next_address = 0
     if (destination.address_count == 0
             or monotonic_ns() - destination.resolved_at >= SECOND):
-        error = destination_resolve(destination, socktype)
+        error = destination_resolve(destination, socktype, may_wait)
     if destination.address_count == 0 and destination.skipped == 0:
         return error or EHOSTUNREACH
     return 0
@@ -151,7 +154,7 @@ cdef inline bint destination_has_moved(Destination *destination) noexcept nogil:
             or destination.skipped or monotonic_ns() < destination.stale_at):
         return False
     current = destination.addresses[next_address - 1]
-    if destination_resolve(destination, SOCK_DGRAM) != 0:
+    if destination_resolve(destination, SOCK_DGRAM, True) != 0:
         destination.next_address = next_address
         return False
     return not destination_find(destination, &current) and destination.skipped == 0

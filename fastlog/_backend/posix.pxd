@@ -133,6 +133,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
 
 cdef extern from "<netdb.h>" nogil:
     enum:
+        AI_NUMERICHOST
         AI_NUMERICSERV
         EAI_SYSTEM
     struct addrinfo:

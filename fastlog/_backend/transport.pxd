@@ -58,6 +58,7 @@ ctypedef struct Transport:
     bint by_memfd                 # journald: a record too long for a datagram goes as a file
     bint adopting                 # never connect: other threads connect sockets and offer them
     bint blocking_send            # a send to a unix datagram socket may wait, SEND_TIMEOUT each
+    bint by_caller                # a logging call sends: neither a look-up nor a send may wait
     int send_flags                # for the socket
     # System calls that a filter refuses, by a success of the one that replaced it:
     bint no_sendmmsg
@@ -145,8 +146,8 @@ cdef inline int transport_try_address(Transport *transport, int index,
     """Connect a new socket to one address. Return as transport_connect()."""
     cdef Address *address = &transport.destination.addresses[index]
     cdef int error = 0, enabled = 1
-    cdef bint blocking = (transport.blocking_send and socktype == SOCK_DGRAM
-                          and not transport_is_network(transport))
+    cdef bint blocking = (transport.blocking_send and not transport.by_caller
+                          and socktype == SOCK_DGRAM and not transport_is_network(transport))
     # A unix datagram socket that blocks in send(2) does not block in connect(2).
     cdef int fd = descriptor_move_up(socket(
         address.storage.ss_family,
@@ -193,7 +194,7 @@ cdef inline int transport_connect_network(Transport *transport) noexcept nogil:
     """
     cdef Destination *destination = &transport.destination
     cdef int socktype = transport.socktype or SOCK_DGRAM
-    cdef int error = destination_next(destination, socktype)
+    cdef int error = destination_next(destination, socktype, not transport.by_caller)
     while error == 0 and destination.next_address < destination.address_count:
         error = transport_try_address(transport, destination.next_address, socktype)
         destination.next_address += 1
@@ -277,7 +278,7 @@ cdef inline bint transport_has_moved(Transport *transport) noexcept nogil:
     Look the host up if the last look-up is old, and block as long as the resolver does.
     """
     return (transport.connected_socktype == SOCK_DGRAM and not transport.adopting
-            and destination_has_moved(&transport.destination))
+            and not transport.by_caller and destination_has_moved(&transport.destination))
 
 
 cdef inline int transport_adopt(Transport *transport, int fd, uint32_t inode) noexcept nogil:

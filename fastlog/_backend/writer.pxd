@@ -18,7 +18,8 @@ never takes the GIL, prints or raises. Its state is one of four.
 
 Without lingering (linger_min is 0), an empty ring leads to SLEEPING at once.
 
-In a crash, a signal handler that finds STOPPED makes it AWAKE and drains the ring itself.
+In a crash, a signal handler that finds STOPPED makes it AWAKE and drains the ring itself. So does
+a logging call where no thread can be started.
 
 Besides the ring, producers and the writer share `state`, `wake_seq`, `min_awaited_tail` and `stop`.
 
@@ -130,6 +131,7 @@ ctypedef struct Writer:
     pthread_mutex_t lifecycle_lock
     pthread_t thread
     bint joinable                 # `thread` was started and is not joined
+    atomic_u64 threadless         # 1: no thread could be started when one was needed last
     # The writer thread's own:
     Transport transport
     uint64_t batch_start          # position of the first record of the batch

@@ -13,8 +13,8 @@ from fastlog._backend.clock cimport MILLISECOND, SECOND, monotonic_ns, to_timesp
 from fastlog._backend.counters cimport Counters
 from fastlog._backend.descriptor cimport descriptor_close, descriptor_set
 from fastlog._backend.half_sent cimport half_sent_reset
-from fastlog._backend.posix cimport (POLLOUT, SIG_SETMASK, errno_set, page_size, poll_descriptors,
-                                     pollfd, pthread_create, pthread_detach, pthread_join,
+from fastlog._backend.posix cimport (MSG_DONTWAIT, POLLOUT, SIG_SETMASK, errno_set, page_size,
+                                     poll_descriptors, pollfd, pthread_create, pthread_detach, pthread_join,
                                      pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
                                      pthread_setname_np, pthread_sigmask, pthread_t, sigfillset,
                                      sigset_t)
@@ -222,9 +222,10 @@ cdef inline void *writer_main(void *argument) noexcept nogil:
 cdef inline int writer_notify(Writer *writer, bint at_once) noexcept nogil:
     """Make sure that a committed record is seen. Any thread, after ring_commit().
 
-    Return 0, or the errno with which the thread failed to start. With `at_once`, do not leave the
-    record to the next poll of a lingering writer. Callers ask for that when the record is urgent,
-    when the ring is more than half full, or when they wait for the writer.
+    Return 0, or the errno with which the thread failed to start. Then the caller sends the record
+    by writer_send_here(). With `at_once`, do not leave the record to the next poll of a lingering
+    writer. Callers ask for that when the record is urgent, when the ring is more than half full, or
+    when they wait for the writer.
     """
     cdef uint64_t state = load_seq_cst(&writer.state.value)     # S1 pairs with S2
     while state == SLEEPING or (state == LINGERING and at_once):
@@ -256,6 +257,7 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
         store_seq_cst(&writer.stop.value, 0)
         store_seq_cst(&writer.ended.value, RUNNING)
         error = pthread_create(&writer.thread, NULL, writer_main, writer)
+        store_relaxed(&writer.threadless, error != 0)
         if error:
             store_seq_cst(&writer.state.value, STOPPED)
         else:
@@ -264,6 +266,55 @@ cdef inline int writer_start(Writer *writer) noexcept nogil:
     pthread_mutex_unlock(&writer.lifecycle_lock)
     pthread_sigmask(SIG_SETMASK, &previous_mask, NULL)
     return error
+
+
+cdef inline void writer_send_here(Writer *writer, bint may_wait) noexcept nogil:
+    """Send what the peer accepts in the calling thread, where no other can be started. Any thread.
+
+    Without `may_wait`, neither a send nor the look-up of a name blocks. Records that the peer does
+    not accept stay in the ring.
+    """
+    cdef sigset_t all_signals, previous_mask
+    cdef uint64_t stopped = STOPPED
+    cdef DrainResult result = DRAIN_RING_EMPTY
+    # As in writer_start(): AWAKE means to a signal handler that another thread sends.
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &previous_mask)
+    pthread_mutex_lock(&writer.lifecycle_lock)
+    while (not writer.joinable and result == DRAIN_RING_EMPTY and ring_is_ready(&writer.ring)
+           and cas_seq_cst(&writer.state.value, &stopped, AWAKE)):
+        store_seq_cst(&writer.stop.value, 0)
+        result = writer_drain_by_caller(writer, may_wait)
+        store_seq_cst(&writer.state.value, STOPPED)         # S2, before ring_is_ready()
+    pthread_mutex_unlock(&writer.lifecycle_lock)
+    pthread_sigmask(SIG_SETMASK, &previous_mask, NULL)
+
+
+cdef inline DrainResult writer_drain_by_caller(Writer *writer, bint may_wait) noexcept nogil:
+    """Drain the ring for writer_send_here(), which has changed the state to AWAKE."""
+    cdef DrainResult result
+    # Pre-faulting takes longer than a logging call should.
+    writer.prefault_start = load_relaxed(&writer.ring.positions.tail.value)
+    writer.prefault_end = writer.prefault_start + writer.ring.capacity
+    writer.transport.by_caller = not may_wait
+    if not may_wait:
+        writer.transport.send_flags |= MSG_DONTWAIT
+    result = writer_drain(writer)
+    writer.transport.by_caller = False
+    if result == DRAIN_NO_PEER:
+        writer_enter_outage(writer)
+    return result
+
+
+cdef inline void writer_close_here(Writer *writer) noexcept nogil:
+    """Close the socket of a writer without a thread. The caller holds `lifecycle_lock`."""
+    cdef uint64_t stopped = STOPPED
+    cdef bint locked
+    if writer.transport.socket.fd >= 0 and cas_seq_cst(&writer.state.value, &stopped, AWAKE):
+        locked = writer_lock_tail(writer)
+        writer_disconnect(writer)
+        writer_unlock_tail(writer, locked)
+        store_seq_cst(&writer.state.value, STOPPED)
 
 
 cdef inline bint writer_await_end(Writer *writer, uint64_t timeout) noexcept nogil:
@@ -308,6 +359,8 @@ cdef inline bint writer_stop_within(Writer *writer, uint64_t timeout) noexcept n
         if joined:
             pthread_join(writer.thread, NULL)
             writer.joinable = False
+    else:
+        writer_close_here(writer)
     pthread_mutex_unlock(&writer.lifecycle_lock)
     return joined
 
@@ -324,8 +377,8 @@ cdef inline bint writer_stop(Writer *writer) noexcept nogil:
 cdef inline void writer_hang_up(Writer *writer) noexcept nogil:
     """Close the socket of a writer that has no thread, and may never have had one. Any thread."""
     pthread_mutex_lock(&writer.lifecycle_lock)
-    if not writer.joinable and load_seq_cst(&writer.state.value) == STOPPED:
-        writer_disconnect(writer)
+    if not writer.joinable:
+        writer_close_here(writer)
     pthread_mutex_unlock(&writer.lifecycle_lock)
 
 

@@ -1,16 +1,24 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The crash drain: send the records in all rings before a fatal signal ends the process.
+"""The crash drain: send the records in all rings before a signal ends the process.
 
 The writers are threads that do not need the GIL. So the signal handler only wakes them and waits,
-in the thread that crashed, until the rings are drained or the timeout has passed. Then it restores
-the previous action of the signal and raises the signal again, as faulthandler does. It drains a
-ring itself only if that ring has no writer thread.
+in the thread that received the signal, until the rings are drained or the timeout has passed. Then
+it restores the previous action of the signal and raises the signal again, as faulthandler does. It
+drains a ring itself only if that ring has no writer thread.
 
 The handler calls only async-signal-safe functions (signal-safety(7)): sigaction, raise, ppoll, the
 system call futex, and for a ring without a writer thread also fstat, connect and sendmmsg.
-"""
-import signal
 
+It covers each signal whose default action ends the process. For faults it also runs before a
+handler that was there already. For all others it takes the place of the default action only, so
+that the program's own handlers keep theirs. Python does not know of it, and replaces it where the
+program sets a handler. When the program restores the default action, a hook of signal.signal()
+installs it again.
+"""
+import _signal
+
+from cpython.long cimport PyLong_AsLong, PyLong_Check
+from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
@@ -20,23 +28,21 @@ from posix.unistd cimport getpid
 
 from fastlog._backend.atomics cimport (cas_seq_cst, exchange_seq_cst, load_acquire, load_seq_cst,
                                        store_seq_cst)
-from fastlog._backend.clock cimport monotonic_ns
+from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
 from fastlog._backend.posix cimport errno_set
 from fastlog._backend.writer cimport AWAKE, STOPPED, Writer, writer_sent_pos, writer_wake
 from fastlog._backend.writer_thread cimport writer_drain_inline
 from fastlog._core cimport live_writers
+from fastlog._engine.builtin_hook cimport (METH_FASTCALL, BuiltinHook, Positional, hook_install,
+                                           hook_remove)
 from fastlog._engine.registry cimport WRITERS_MAX, Registry, registry_await_drain, registry_pause
+from fastlog._engine.signals cimport (SIGKILL, SIGNALS_END, SIGTERM, action_is_default,
+                                      signal_ends_process, signal_is_fault)
 
 cdef extern from "<signal.h>" nogil:
     enum:
         SA_ONSTACK
         SA_SIGINFO
-        SIGABRT
-        SIGBUS
-        SIGFPE
-        SIGILL
-        SIGSEGV
-        SIGTERM
         SS_DISABLE
     ctypedef struct stack_t:
         void *ss_sp
@@ -47,15 +53,19 @@ cdef extern from "<signal.h>" nogil:
 
 cdef enum:
     STACK_SIZE = 64 * 1024        # bytes, for this handler and for the previous one after it
-    SIGNALS = 6
     KICK_INTERVAL = 20            # polls between two wakeups of writers that wait to reconnect
+    CHILD_UNREACHED_TIMEOUT = 200 * MILLISECOND     # ns, for unreached_timeout in a child
 
-cdef int[SIGNALS] signals = [SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTERM]
-cdef sigaction_t[SIGNALS] previous_action       # the action to restore after the drain
-cdef sigaction_t[SIGNALS] original_action       # the action before enable() installed the handler
-cdef bint[SIGNALS] installed
+# By number of the signal:
+cdef bint[SIGNALS_END] covered                  # the drain was asked for
+cdef bint[SIGNALS_END] installed
+cdef sigaction_t[SIGNALS_END] previous_action   # the action to restore after the drain
+cdef sigaction_t[SIGNALS_END] original_action   # the action before the handler was installed
 cdef Registry *registry = live_writers()
 cdef uint64_t drain_timeout       # ns
+cdef uint64_t unreached_timeout   # ns for a writer that has never been connected
+cdef bint enabled                 # by enable(), and not only in a child
+cdef BuiltinHook signal_hook
 
 cdef struct DrainTarget:          # one ring to drain
     uint64_t writer               # address of its Writer, or 0 for none
@@ -85,7 +95,8 @@ cdef bint drain_one(Writer *writer, uint64_t position, uint64_t deadline,
 
 cdef void drain_all() noexcept nogil:
     """Drain the rings of all writers of this process, at most for drain_timeout."""
-    cdef uint64_t deadline = monotonic_ns() + drain_timeout
+    cdef uint64_t begin = monotonic_ns()
+    cdef uint64_t deadline = begin + drain_timeout
     cdef DrainTarget[WRITERS_MAX] targets
     cdef Writer *writer
     cdef uint64_t polls = 0
@@ -103,9 +114,11 @@ cdef void drain_all() noexcept nogil:
         drained = True
         for i in range(WRITERS_MAX):
             # The Writer stays valid: registry_remove() waits for this drain.
-            if targets[i].writer and not drain_one(<Writer *>targets[i].writer,
-                                                   targets[i].position, deadline,
-                                                   polls % KICK_INTERVAL == 0):
+            writer = <Writer *>targets[i].writer
+            if writer == NULL or (not writer.was_connected
+                                  and monotonic_ns() > begin + unreached_timeout):
+                continue
+            if not drain_one(writer, targets[i].position, deadline, polls % KICK_INTERVAL == 0):
                 drained = False
         polls += 1
         if not drained:
@@ -120,7 +133,6 @@ cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
     cdef int error = errno
     cdef uint64_t drainer = 0
     cdef uint64_t pid = <uint64_t>getpid()
-    cdef int i
     # A process that was forked during a drain of its parent replaces the parent's pid.
     while drainer != pid and not cas_seq_cst(&registry.draining, &drainer, pid):
         pass
@@ -131,11 +143,9 @@ cdef void on_signal(int number, siginfo_t *info, void *context) noexcept nogil:
     else:
         drain_all()
         store_seq_cst(&registry.draining, 0)
-    for i in range(SIGNALS):
-        if signals[i] == number:
-            sigaction(number, &previous_action[i], NULL)
-            # The previous handler may have been installed over this one, and call it again.
-            previous_action[i] = original_action[i]
+    sigaction(number, &previous_action[number], NULL)
+    # The previous handler may have been installed over this one, and call it again.
+    previous_action[number] = original_action[number]
     errno_set(error)
     # The signal is blocked until this function returns. Then the previous action runs.
     raise_(number)
@@ -162,41 +172,96 @@ cdef int ensure_alternate_stack() except -1:
     return 0
 
 
-def enable(double timeout):
-    """Implement enable_crash_drain() for a `timeout` in seconds that the caller has checked."""
-    global drain_timeout
+cdef bint is_installable(int number, sigaction_t *current) except -1:
+    """Return whether the drain may replace the current action of a signal."""
+    if current.sa_sigaction == on_signal:
+        return False
+    # Whatever handles SIGTERM below Python, such as faulthandler, runs after the drain.
+    return (action_is_default(current) or signal_is_fault(number)
+            or number == SIGTERM and _signal.getsignal(number) == _signal.SIG_DFL)
+
+
+cdef int install(int number) except -1:
+    """Install the handler for a signal, unless that is not allowed. Remember the action before."""
     cdef sigaction_t action
-    cdef sigaction_t current
-    cdef int i
-    drain_timeout = <uint64_t>(timeout * 1e9)
-    ensure_alternate_stack()
+    cdef int other
+    if sigaction(number, NULL, &action) != 0 or not is_installable(number, &action):
+        return 0                  # sigaction fails for the signals that the C library reserves
     memset(&action, 0, sizeof(action))
     action.sa_sigaction = on_signal
     action.sa_flags = SA_SIGINFO | SA_ONSTACK
     sigemptyset(&action.sa_mask)
-    for i in range(SIGNALS):
-        sigaddset(&action.sa_mask, signals[i])
-    for i in range(SIGNALS):
-        sigaction(signals[i], NULL, &current)
-        if current.sa_sigaction == on_signal:
-            continue
-        if signals[i] == SIGTERM and signal.getsignal(SIGTERM) is not signal.SIG_DFL:
-            continue
-        sigaction(signals[i], &action, &previous_action[i])
-        if not installed[i]:
-            original_action[i] = previous_action[i]
-        installed[i] = True
+    for other in range(1, SIGNALS_END):
+        if signal_ends_process(other):
+            sigaddset(&action.sa_mask, other)
+    sigaction(number, &action, &previous_action[number])
+    if not installed[number]:
+        original_action[number] = previous_action[number]
+    installed[number] = True
+    return 0
+
+
+cdef PyObject *on_set_signal(PyObject *module, PyObject **args, Py_ssize_t count) noexcept:
+    """Install the handler again where the default action has replaced it. The hook of signal()."""
+    cdef PyObject *result = (<Positional>signal_hook.original)(module, args, count)
+    if result != NULL and count == 2 and PyLong_Check(<object>args[0]):
+        restore_cover(PyLong_AsLong(<object>args[0]))
+    return result
+
+
+cdef void restore_cover(long number) noexcept:
+    cdef sigaction_t current
+    if (0 < number < SIGNALS_END and covered[number]
+            and sigaction(<int>number, NULL, &current) == 0 and action_is_default(&current)):
+        install(<int>number)
+
+
+cdef int cover(int number) except -1:
+    """Drain at this signal, now or as soon as its action is the default one."""
+    registry.drain_handler = <void *>on_signal
+    hook_install(&signal_hook, <void *>on_set_signal, _signal.signal, METH_FASTCALL)
+    covered[number] = True
+    return install(number)
+
+
+def enable(double timeout):
+    """Implement enable_crash_drain() for a `timeout` in seconds that the caller has checked."""
+    global drain_timeout, unreached_timeout, enabled
+    cdef int number
+    enabled = True
+    drain_timeout = unreached_timeout = <uint64_t>(timeout * 1e9)
+    ensure_alternate_stack()
+    for number in range(1, SIGNALS_END):
+        if signal_ends_process(number) and number != SIGKILL:
+            cover(number)
+
+
+def enable_in_child(double timeout):
+    """Drain at SIGTERM, with which multiprocessing ends its children. Do nothing after enable().
+
+    timeout: seconds. A second call may raise it.
+    """
+    global drain_timeout, unreached_timeout
+    if not enabled:
+        drain_timeout = max(drain_timeout, <uint64_t>(timeout * 1e9))
+        unreached_timeout = CHILD_UNREACHED_TIMEOUT
+        cover(SIGTERM)
 
 
 def disable():
     """Implement disable_crash_drain()."""
     cdef sigaction_t current
-    cdef int i
-    for i in range(SIGNALS):
-        if installed[i]:
-            sigaction(signals[i], NULL, &current)
+    cdef int number
+    global drain_timeout, enabled
+    enabled = False
+    drain_timeout = 0
+    hook_remove(&signal_hook)
+    for number in range(1, SIGNALS_END):
+        covered[number] = False
+        if installed[number]:
+            sigaction(number, NULL, &current)
             if current.sa_sigaction == on_signal:
-                sigaction(signals[i], &previous_action[i], NULL)
+                sigaction(number, &previous_action[number], NULL)
                 # A handler that was installed over this one may still call it.
-                previous_action[i] = original_action[i]
-                installed[i] = False
+                previous_action[number] = original_action[number]
+                installed[number] = False

@@ -15,6 +15,7 @@ cdef enum:
 ctypedef struct Registry:
     atomic_u64 writers[WRITERS_MAX]     # addresses of Writers, 0 where free
     atomic_u64 draining           # getpid() of the process whose signal handler drains, or 0
+    void *drain_handler           # the crash drain's signal handler, or NULL before its first use
 
 
 cdef inline void registry_pause() noexcept nogil:

@@ -53,12 +53,11 @@ def counters(Engine engine):
 
 
 def connect_outcomes(Engine engine):
-    """Return whether a connect has succeeded so far, and whether a connect or a send has failed."""
+    """Return whether a connect has succeeded, here or in a parent, and whether one has failed here."""
     cdef Writer *writer = engine_writer(engine)
-    cdef bint succeeded = (load_acquire(&writer.counters.sent.value) > 0
-                           or load_relaxed(&writer.counters.reconnects) > 0
-                           or load_relaxed(&writer.has_socket) != 0)
-    return succeeded, load_relaxed(&writer.counters.send_errors) > 0
+    cdef bint failed = load_relaxed(&writer.counters.send_errors) > 0
+    engine.was_reached(writer)
+    return engine.connected_once, failed
 
 
 def poll_outage(Engine engine):

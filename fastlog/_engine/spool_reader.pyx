@@ -96,4 +96,4 @@ cdef void count_attached(Engine engine, Writer *writer) noexcept:
     else:                                 # another process has sent them
         count_owned(&writer.counters.sent.value, engine.left_in_spool - records)
     engine.left_in_spool = 0
-    engine.attached_accepted = load_relaxed(&writer.counters.accepted.value)
+    engine.accepted_before = load_relaxed(&writer.counters.accepted.value)

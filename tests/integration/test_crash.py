@@ -49,8 +49,15 @@ def numbers(count=COUNT):
     return [str(i) for i in range(count)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL,
-                                    signal.SIGFPE, signal.SIGTERM])
+# All whose default action ends the process, without SIGKILL. Python ignores SIGPIPE and SIGXFSZ,
+# and has a handler for SIGINT. Python knows SIGSTKFLT from 3.11 on.
+ENDING = [getattr(signal, f"SIG{name}") for name in [
+    "ABRT", "ALRM", "BUS", "FPE", "HUP", "ILL", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT",
+    "SYS", "TERM", "TRAP", "USR1", "USR2", "VTALRM", "XCPU", "RTMIN", "RTMAX"]
+    if hasattr(signal, f"SIG{name}")]
+
+
+@pytest.mark.parametrize("number", ENDING)
 def test_each_signal(crash, number):
     """All records arrive in order, and the signal ends the process."""
     lines = crash(f"fastlog.enable_crash_drain()\n{LOG}crash({int(number)})", number)
@@ -152,6 +159,60 @@ crash(signal.SIGSEGV)
     assert lines == [*numbers(), "handled", "terminated", "still here"]
 
 
+RESTORE = {
+    "signal": "signal.signal(signal.SIGTERM, signal.signal(signal.SIGTERM, print))",
+    "asyncio": "asyncio.run(add_and_remove())",
+    "default": "for action in print, signal.SIG_DFL: signal.signal(signal.SIGTERM, action)",
+}
+
+
+@pytest.mark.parametrize("code", [
+    *(f"fastlog.enable_crash_drain()\n{restore}" for restore in RESTORE.values()),
+    "before = signal.signal(signal.SIGTERM, print)\nfastlog.enable_crash_drain()\n"
+    "signal.signal(signal.SIGTERM, before)",
+], ids=[*RESTORE, "enabled meanwhile"])
+def test_default_action_is_restored(crash, code):
+    """A program that sets a handler and restores the default action still has the drain."""
+    lines = crash(f"""
+import asyncio
+async def add_and_remove():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, print)
+    loop.remove_signal_handler(signal.SIGTERM)
+{code}
+{LOG}
+crash(signal.SIGTERM)
+""", signal.SIGTERM)
+    assert lines == numbers()
+
+
+@pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ])
+def test_default_action_of_a_signal_that_python_handles(crash, number):
+    """A signal that Python ignores or handles is covered once the program sets SIG_DFL."""
+    lines = crash(f"fastlog.enable_crash_drain()\nsignal.signal({int(number)}, signal.SIG_DFL)\n"
+                  f"{LOG}crash({int(number)})", number)
+    assert lines == numbers()
+
+
+def test_python_handlers_are_not_replaced(crash):
+    """A handler of the program runs as without the drain. When it ends the process, it drains."""
+    lines = crash(f"""
+def handle(number, frame):
+    log.info("handled")
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+signal.signal(signal.SIGUSR1, lambda number, frame: log.info("first"))
+fastlog.enable_crash_drain()
+signal.signal(signal.SIGHUP, handle)
+{LOG}
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGUSR1)
+crash(signal.SIGHUP)
+""", signal.SIGHUP, count=COUNT + 3)
+    assert lines == [*numbers(), "first", "first", "handled"]
+
+
 def test_disabled(run_python, directory):
     """disable_crash_drain() restores the earlier dispositions."""
     run_python("""
@@ -162,8 +223,11 @@ fastlog.enable_crash_drain(1.0)
 fastlog.disable_crash_drain()
 with open("/proc/self/status") as status:
     caught = int(status.read().partition("SigCgt:")[2].split()[0], 16)
-for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGBUS):
-    assert not caught >> (number - 1) & 1, number
+assert caught == 1 << signal.SIGINT - 1, caught
+signal.signal(signal.SIGTERM, signal.signal(signal.SIGTERM, print))
+with open("/proc/self/status") as status:
+    caught = int(status.read().partition("SigCgt:")[2].split()[0], 16)
+assert caught == 1 << signal.SIGINT - 1, caught
 """)
 
 
