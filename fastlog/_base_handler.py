@@ -264,7 +264,10 @@ class BaseHandler(logging.handlers.SysLogHandler):
         if timeout is None:
             timeout = self.close_timeout
             if not self._is_stuck():
-                self._wait(timeout, _UNREACHED_TIMEOUT)   # a timeout makes it stuck
+                self._wait(timeout, _UNREACHED_TIMEOUT)
+                if self._is_stuck():
+                    timeout = 0.0
+                    self._stuck_at = None     # a later close() may wait
         self._stop(self._timeout(timeout))
         self._is_last_chance = True
         logging.Handler.close(self)
@@ -348,7 +351,7 @@ class BaseHandler(logging.handlers.SysLogHandler):
 
     def _flush_before_end(self, elapsed: float) -> bool:
         timeout = max(self.close_timeout - elapsed, min(self.close_timeout, _TIMEOUT_MIN))
-        complete = self._engine.flush(timeout, max(_UNREACHED_TIMEOUT - elapsed, 0.0))
+        complete = self._engine.flush(timeout, max(_UNREACHED_TIMEOUT - elapsed, _TIMEOUT_MIN))
         if not complete:
             self._stuck_at = self._progress()
         return complete

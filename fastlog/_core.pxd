@@ -49,8 +49,8 @@ cdef class Engine:
     cdef bint spool_detached          # by close(): the next record attaches it again
     cdef uint64_t orphan_timeout      # ns for which the thread outlives the engine, 0: not at all
     cdef uint64_t left_in_spool       # records in the spool when it was detached
-    cdef uint64_t accepted_before     # records accepted when take_undelivered() was called last,
-                                      # or when the spool was attached again
+    # Records accepted when take_undelivered() was called last, or the spool was attached again:
+    cdef uint64_t accepted_before
     cdef bint connected_once          # a connect has succeeded, perhaps in a parent
     cdef atomic_u64 pausing           # greenlets that sleep in await_tail() or stop_writer()
     cdef atomic_u64 synchronous       # 1: the process is exiting, each put() asks for a flush

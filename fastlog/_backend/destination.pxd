@@ -12,8 +12,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastlog._backend.clock cimport SECOND, monotonic_ns
 from fastlog._backend.posix cimport (AF_INET, AF_INET6, AF_UNIX, AI_NUMERICHOST, AI_NUMERICSERV,
-                                     EAI_SYSTEM, SOCK_DGRAM, addrinfo, freeaddrinfo, getaddrinfo, inet_pton,
-                                     sockaddr_storage, sockaddr_un, socklen_t)
+                                     EAI_SYSTEM, SOCK_DGRAM, addrinfo, freeaddrinfo, getaddrinfo,
+                                     inet_pton, sockaddr_storage, sockaddr_un, socklen_t)
 
 cdef enum:
     DESTINATION_ADDRESSES = 64    # addresses of a host at a time; further look-ups page through
@@ -89,7 +89,8 @@ cdef inline int destination_resolve(Destination *destination, int socktype,
                                     bint may_wait) noexcept nogil:
     """Look the host up, and begin with its first address. Return 0 or an errno.
 
-    Block as long as the resolver does. Without `may_wait`, accept a numeric host only. After a failure the addresses of the last look-up stay.
+    Block as long as the resolver does. Without `may_wait`, accept a numeric host only. After a
+    failure the addresses of the last look-up stay.
     """
     cdef addrinfo hints
     cdef addrinfo *results = NULL

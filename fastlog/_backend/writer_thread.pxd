@@ -14,10 +14,10 @@ from fastlog._backend.counters cimport Counters
 from fastlog._backend.descriptor cimport descriptor_close, descriptor_set
 from fastlog._backend.half_sent cimport half_sent_reset
 from fastlog._backend.posix cimport (MSG_DONTWAIT, POLLOUT, SIG_SETMASK, errno_set, page_size,
-                                     poll_descriptors, pollfd, pthread_create, pthread_detach, pthread_join,
-                                     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-                                     pthread_setname_np, pthread_sigmask, pthread_t, sigfillset,
-                                     sigset_t)
+                                     poll_descriptors, pollfd, pthread_create, pthread_detach,
+                                     pthread_join, pthread_mutex_init, pthread_mutex_lock,
+                                     pthread_mutex_unlock, pthread_setname_np, pthread_sigmask,
+                                     pthread_t, sigfillset, sigset_t)
 from fastlog._backend.ring cimport (DISCARDED, LENGTH_MASK, TRUNCATED, Record, Ring,
                                     header_severity, record_bytes, record_span, ring_at,
                                     ring_commit, ring_create, ring_destroy, ring_find_next,

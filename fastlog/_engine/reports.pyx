@@ -53,7 +53,7 @@ def counters(Engine engine):
 
 
 def connect_outcomes(Engine engine):
-    """Return whether a connect has succeeded, here or in a parent, and whether one has failed here."""
+    """Return whether a connect has succeeded, perhaps in a parent, and whether one has failed."""
     cdef Writer *writer = engine_writer(engine)
     cdef bint failed = load_relaxed(&writer.counters.send_errors) > 0
     engine.was_reached(writer)
