@@ -23,7 +23,8 @@ MAY_IMPORT = {
                   "_backend.atomics", "_backend.clock", "_backend.framing"],
     "_spool": ["_core", "_engine", "_spool"],
     "shell": ["_core", "_frontend", "_spool", "shell",
-              "_engine.crash_drain", "_engine.reports", "_engine.spool_reader"],
+              "_engine.crash_drain", "_engine.process_ends", "_engine.reports",
+              "_engine.spool_reader"],
     "_daemons": ["_daemons"],
     "cli": ["_backend", "_core", "_daemons", "_engine", "_frontend", "_spool", "cli", "shell"],
 }
@@ -33,8 +34,8 @@ EXCEPTIONS = {"__main__.py": ["cli"]}
 
 # What `import fastlog` does not load, directly or through other modules, because it is part of the
 # start of every program. A function imports these parts when it needs them.
-LAZY = ["_encoders", "_engine.crash_drain", "_engine.reports", "_engine.spool_reader",
-        "_reporting", "_spool", "_stats", "cli", "journal", "loggers"]
+LAZY = ["_encoders", "_engine.crash_drain", "_engine.process_ends", "_engine.reports",
+        "_engine.spool_reader", "_reporting", "_spool", "_stats", "cli", "journal", "loggers"]
 
 # The top-level modules outside the package that it may import: the standard library without
 # CPython's own tests, and the modules that Cython provides.
