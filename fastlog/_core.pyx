@@ -127,8 +127,10 @@ cdef class Engine:
             except BaseException:
                 spool.release()   # whatever holds the exception also holds the spool
                 raise
-        with nogil:
-            writer_connect_early(self.writer, NULL)
+        # An engine for an orphan may only read it, and another engine sends the records.
+        if spool is None or not spool.is_orphan:
+            with nogil:
+                writer_connect_early(self.writer, NULL)
 
     def __dealloc__(self):
         if self.writer == NULL:

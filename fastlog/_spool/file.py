@@ -98,6 +98,7 @@ class Spool:
     """
 
     read_only = False
+    is_orphan = False                     # made by open_existing()
 
     def __init__(self, path: str | os.PathLike[str], capacity: int,
                  destination: dict[str, object]) -> None:
@@ -120,6 +121,7 @@ class Spool:
         """
         spool = cls(path, 0, {})
         spool.read_only = read_only
+        spool.is_orphan = True
         spool._descriptor = spool._open_and_lock(spool.path, create=False)
         return spool
 
