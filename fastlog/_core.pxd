@@ -74,20 +74,9 @@ cdef class Engine:
     cdef int write_record(self, uint32_t priority, Message *message, bint append_nul, bint urgent,
                           uint64_t flags) except -1
     cdef int outage_changed(self) noexcept
-    cdef Record *find_space(self, Writer **writer, size_t size, uint64_t severity,
-                            uint64_t *used) except? NULL
-    cdef Record *await_space(self, Writer **writer, size_t size, uint64_t severity,
-                             uint64_t *used) except? NULL
-    cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1
     cdef bint was_reached(self, Writer *writer) noexcept
-    cdef bint wait_until_sent(self, uint64_t deadline, uint64_t unreached_deadline) except -1
-    cdef bint stop_writer(self, Writer **writer) except -1
-    cdef int finish_stop(self) except -1
-    cdef int replace_hung_writer(self, Writer *hung) except -1
-    cdef int detach_spool(self) except -1
     cdef object current_spool(self)
-    cdef uint64_t count_pending(self, Writer *writer) noexcept
 
 
 cdef Writer *engine_writer(Engine engine) except NULL

@@ -7,54 +7,47 @@ leave through the writer thread, which never takes the GIL. DESIGN.md describes 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
-from cpython.ref cimport Py_INCREF
 from libc.errno cimport EBADMSG, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memchr, memcpy
 from posix.unistd cimport getpid
 
-from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, load_seq_cst,
-                                       store_relaxed, store_release)
-from fastlog._backend.clock cimport MILLISECOND, monotonic_ns
-from fastlog._backend.counters cimport (EVICTED, FULL, INTERRUPTED, STALLED, UNSENDABLE,
-                                        Loss, count_loss, sum_losses)
+from fastlog._backend.atomics cimport (add_relaxed, load_acquire, load_relaxed, store_relaxed,
+                                       store_release)
+from fastlog._backend.clock cimport monotonic_ns
+from fastlog._backend.counters cimport EVICTED, FULL, INTERRUPTED, STALLED, UNSENDABLE
 from fastlog._backend.destination cimport Destination
 from fastlog._backend.framing cimport (ENTRY, FRAME_START_MAX, FRAMING_OVERHEAD_MAX, NEWLINE,
                                        OCTET_COUNTING, UNFRAMED, frame_priority_size, frame_start,
                                        frame_utf8_floor)
 from fastlog._backend.posix cimport SOCK_STREAM
-from fastlog._backend.ring cimport (DISCARDED, TRUNCATED, Record, record_bytes, record_span,
-                                    ring_commit, ring_detach, ring_try_reserve, ring_used)
+from fastlog._backend.ring cimport (DISCARDED, TRUNCATED, Record, record_bytes, ring_commit,
+                                    ring_try_reserve, ring_used)
 from fastlog._backend.send_loop cimport writer_connect_early
-from fastlog._backend.transport cimport (SEND_TIMEOUT, TRANSPORT_BATCH, transport_is_network)
-from fastlog._backend.writer cimport (STOPPED, Writer, writer_await_tail, writer_enter_outage,
-                                      writer_evict, writer_offer_destination,
+from fastlog._backend.transport cimport SEND_TIMEOUT, TRANSPORT_BATCH
+from fastlog._backend.writer cimport (Writer, writer_await_tail, writer_offer_destination,
                                       writer_offer_socket)
 from fastlog._backend.writer_thread cimport (writer_create, writer_destroy,
                                              writer_discard_inherited, writer_hang_up,
-                                             writer_notify, writer_orphan, writer_request_stop,
-                                             writer_send_here, writer_start, writer_stop,
-                                             writer_stop_timeout, writer_stop_within,
-                                             writer_take_over)
+                                             writer_notify, writer_orphan, writer_send_here,
+                                             writer_start, writer_stop)
 from fastlog._engine.addresses cimport fill_destination
 from fastlog._engine.fork_guard cimport ForkGuard, fork_guard_epoch, fork_guard_init
 from fastlog._engine.freethreading cimport FREE_THREADED
-from fastlog._engine.greenlets cimport HUB, HUB_BLOCK, find_caller, pause_in_hub
+from fastlog._engine.greenlets cimport pause_in_hub
+from fastlog._engine.life_cycle cimport (engine_count_pending, engine_detach_spool,
+                                         engine_replace_hung_writer, engine_stop_writer,
+                                         engine_wait_until_sent, is_stopped)
 from fastlog._engine.message cimport (Message, message_add, message_add_bytes, message_begin,
                                       message_bytes, message_copy, message_end, message_escape,
                                       message_truncate)
+from fastlog._engine.overflow cimport engine_find_space
 from fastlog._engine.registry cimport Registry, registry_add, registry_remove
 
 cdef extern from "_engine/freethreading.h" nogil:
     Writer *pointer_load(Writer **place)
     void pointer_store(Writer **place, Writer *writer)
-
-cdef enum:
-    SIGNAL_CHECK = 50 * MILLISECOND       # a waiting thread checks for Ctrl-C at least this often
-    PROGRESS_CHECK = 10 * MILLISECOND     # and this often whether a full ring makes progress
-    STOP_TIME_MIN = 100 * MILLISECOND     # the least that a thread has to end
-    WAKE_SHARE = 32                       # it is woken when 1/32 of the ring is free
 
 # The native enums, by the names that options use.
 FRAMINGS = {None: UNFRAMED, "octet-counting": OCTET_COUNTING, "newline": NEWLINE,
@@ -78,10 +71,6 @@ cdef Writer *engine_writer(Engine engine) except NULL:
     """Return the writer of an engine in the current process."""
     engine.ensure_current_process()
     return pointer_load(&engine.writer)
-
-
-cdef inline bint is_stopped(Writer *writer) noexcept nogil:
-    return load_seq_cst(&writer.state.value) == STOPPED
 
 
 cdef enum Lifecycle:              # the steps of close(): DESIGN.md, "The life cycle of a handler"
@@ -336,7 +325,7 @@ cdef class Engine:
         cdef Record *record = ring_try_reserve(&writer.ring, size, priority % 8, &used)
         cdef char *out
         if record == NULL:
-            record = self.find_space(&writer, size, priority % 8, &used)
+            record = engine_find_space(self, &writer, size, priority % 8, &used)
             if record == NULL:
                 return self.outage_changed()
         out = record_bytes(record)
@@ -365,69 +354,6 @@ cdef class Engine:
     def set_synchronous(self):
         """Ask each caller of put() to flush from now on, because the process is exiting."""
         store_relaxed(&self.synchronous, 1)
-
-    # --- overflow ------------------------------------------------------------------------------
-
-    cdef Record *find_space(self, Writer **writer, size_t size, uint64_t severity,
-                            uint64_t *used) except? NULL:
-        """Apply the overflow policy. Returns a reserved record, or NULL if it was dropped.
-
-        `writer` is updated if another one has replaced it: waiting may fork or close.
-        """
-        cdef Record *record
-        # close() may have left a full ring that nothing else would drain.
-        if is_stopped(writer[0]) and writer_start(writer[0]) != 0:
-            with nogil:
-                writer_send_here(writer[0], False)
-        if self.overflow == BLOCK:
-            return self.await_space(writer, size, severity, used)
-        if self.overflow == DROP_OLDEST:
-            # This ends: each turn frees space, and only new records can take it.
-            while writer_evict(writer[0], size, severity):
-                record = ring_try_reserve(&writer[0].ring, size, severity, used)
-                if record != NULL:
-                    return record
-        self.drop(writer[0], FULL, severity)
-        return NULL
-
-    cdef Record *await_space(self, Writer **writer, size_t size, uint64_t severity,
-                             uint64_t *used) except? NULL:
-        """Wait for space as long as the writer makes progress."""
-        cdef uint64_t step = max(record_span(size), self.capacity // WAKE_SHARE)
-        cdef Record *record = NULL
-        cdef uint64_t tail = load_acquire(&writer[0].ring.positions.tail.value)
-        cdef uint64_t now = monotonic_ns()
-        cdef uint64_t deadline = now + self.block_timeout
-        while not load_relaxed(&writer[0].stalled.value):
-            if now >= deadline:
-                store_relaxed(&writer[0].stalled.value, 1)
-                break
-            if writer_notify(writer[0], True) != 0:
-                with nogil:
-                    writer_send_here(writer[0], False)
-            try:
-                if find_caller() == HUB:      # nothing else would run
-                    self.drop(writer[0], FULL, severity)
-                    return NULL
-                self.await_tail(writer[0], tail + step,
-                                min(deadline - now, <uint64_t>PROGRESS_CHECK))
-            except BaseException:
-                self.drop(pointer_load(&self.writer), INTERRUPTED, severity)
-                raise
-            writer[0] = pointer_load(&self.writer)
-            record = ring_try_reserve(&writer[0].ring, size, severity, used)
-            if record != NULL:
-                return record
-            now = monotonic_ns()
-            if load_acquire(&writer[0].ring.positions.tail.value) != tail:
-                tail = load_acquire(&writer[0].ring.positions.tail.value)
-                deadline = now + self.block_timeout
-        self.drop(writer[0], STALLED, severity)
-        return NULL
-
-    cdef void drop(self, Writer *writer, Loss reason, uint64_t severity) noexcept:
-        count_loss(&writer.counters, reason, severity)
-        writer_enter_outage(writer)
 
     cdef int await_tail(self, Writer *writer, uint64_t target_tail, uint64_t timeout) except -1:
         """Wait without the GIL until the ring's tail is at `target_tail`, at most `timeout` ns.
@@ -489,8 +415,8 @@ cdef class Engine:
         cdef uint64_t begin = monotonic_ns()
         cdef uint64_t deadline = begin + <uint64_t>(timeout * 1e9)
         if unreached_timeout is None:
-            return self.wait_until_sent(deadline, deadline)
-        return self.wait_until_sent(deadline, begin + <uint64_t>(unreached_timeout * 1e9))
+            return engine_wait_until_sent(self, deadline, deadline)
+        return engine_wait_until_sent(self, deadline, begin + <uint64_t>(unreached_timeout * 1e9))
 
     cdef bint was_reached(self, Writer *writer) noexcept:
         """Return False if a connect has failed and none has ever succeeded, here or before a fork.
@@ -498,33 +424,6 @@ cdef class Engine:
         if writer.was_connected:
             self.connected_once = True
         return self.connected_once or load_relaxed(&writer.counters.send_errors) == 0
-
-    cdef bint wait_until_sent(self, uint64_t deadline, uint64_t unreached_deadline) except -1:
-        self.ensure_current_process()
-        cdef uint64_t fork_epoch = load_relaxed(&self.fork_epoch)
-        cdef Writer *writer = pointer_load(&self.writer)
-        cdef uint64_t target = load_relaxed(&writer.ring.positions.head.value)
-        cdef uint64_t now = monotonic_ns()
-        cdef bint threadless
-        if find_caller() == HUB:
-            deadline = min(deadline, now + HUB_BLOCK)
-        while load_relaxed(&self.fork_epoch) == fork_epoch:
-            if load_acquire(&writer.ring.positions.tail.value) >= target:
-                break
-            if not self.was_reached(writer):
-                deadline = min(deadline, unreached_deadline)
-            with cython.critical_section(self):       # as in start()
-                threadless = load_relaxed(&writer.threadless)
-                if now >= deadline or is_stopped(writer) and not threadless:
-                    return False
-                threadless = writer_notify(writer, True) != 0
-            if threadless:
-                with nogil:
-                    writer_send_here(writer, True)
-            self.await_tail(writer, target, min(
-                deadline - now, <uint64_t>(PROGRESS_CHECK if threadless else SIGNAL_CHECK)))
-            now = monotonic_ns()
-        return True
 
     def close(self, double timeout):
         """Flush for at most `timeout` seconds, stop the writer, and join its thread.
@@ -545,17 +444,17 @@ cdef class Engine:
         writer_offer_socket(writer, -1)               # withdraw one that it has not taken
         while state != CLOSED:
             if state == DRAINING:
-                sent = self.wait_until_sent(deadline, deadline)
+                sent = engine_wait_until_sent(self, deadline, deadline)
                 state = STOPPING
                 continue
             writer = pointer_load(&self.writer)       # a fork may have replaced it
-            joined = self.stop_writer(&writer)
+            joined = engine_stop_writer(self, &writer)
             if not joined:
                 undelivered = self.take_undelivered()
-                self.replace_hung_writer(writer)
+                engine_replace_hung_writer(self, writer)
                 return undelivered
             # A program that logs on restarts the thread, so the deadline ends the loop.
-            if self.count_pending(writer) and not sent or monotonic_ns() >= deadline:
+            if engine_count_pending(self, writer) and not sent or monotonic_ns() >= deadline:
                 undelivered = self.take_undelivered()
                 break
             if ring_used(&writer.ring):
@@ -563,7 +462,7 @@ cdef class Engine:
             state = CLOSED if is_stopped(writer) else DRAINING
         writer_hang_up(writer)
         store_relaxed(&writer.threadless, 0)          # until a record needs a thread again
-        self.detach_spool()
+        engine_detach_spool(self)
         return undelivered
 
     def take_undelivered(self):
@@ -572,7 +471,7 @@ cdef class Engine:
         They stay in the ring, and may still be sent.
         """
         cdef Writer *writer = engine_writer(self)
-        cdef uint64_t pending = self.count_pending(writer) - self.left_in_spool
+        cdef uint64_t pending = engine_count_pending(self, writer) - self.left_in_spool
         cdef uint64_t accepted = load_relaxed(&writer.counters.accepted.value)
         cdef uint64_t undelivered = min(pending, accepted - self.accepted_before)
         self.accepted_before = accepted
@@ -581,40 +480,6 @@ cdef class Engine:
     def is_in_use(self):
         """Return whether this process has used the engine. A fork alone is not a use."""
         return load_acquire(&self.fork_epoch) == fork_guard_epoch(&fork_guard)
-
-    cdef bint stop_writer(self, Writer **writer) except -1:
-        """Stop the thread and join it. Return False if it does not end in time.
-
-        Other greenlets run until it has ended. `writer` is updated as in find_space().
-        """
-        cdef uint64_t now = monotonic_ns(), deadline = now + writer_stop_timeout(writer[0])
-        cdef bint joined, paused = True
-        while paused and not is_stopped(writer[0]) and now < deadline:
-            writer_request_stop(writer[0])
-            try:
-                paused = pause_in_hub(&self.pausing, deadline - now)
-            except BaseException:
-                self.finish_stop()
-                raise
-            writer[0] = engine_writer(self)
-            now = monotonic_ns()
-        # A record may have started the thread once more at the end of that time.
-        now = min(now, deadline - STOP_TIME_MIN)
-        with nogil:
-            joined = writer_stop_within(writer[0], deadline - now)
-        return joined
-
-    cdef int finish_stop(self) except -1:
-        """Join a thread that was asked to stop, and send what arrived meanwhile."""
-        cdef Writer *writer = engine_writer(self)
-        cdef bint joined
-        with nogil:
-            joined = writer_stop(writer)
-        if not joined:
-            return self.replace_hung_writer(writer)
-        if ring_used(&writer.ring):
-            self.start()
-        return 0
 
     def orphan(self, double timeout):
         """Let the writer send what is left, once this engine is deallocated. close() does nothing.
@@ -626,67 +491,7 @@ cdef class Engine:
         if is_stopped(writer):
             return 0
         self.orphan_timeout = <uint64_t>(timeout * 1e9)
-        return self.count_pending(writer) - self.left_in_spool
-
-    cdef int replace_hung_writer(self, Writer *hung) except -1:
-        """Replace a writer that did not stop in time. The next one sends what is in its ring.
-
-        With a spool, those records stay in its file.
-        """
-        cdef Writer *writer
-        cdef object spool = self.current_spool()
-        cdef int fd = -1
-        if spool is not None:
-            Py_INCREF(spool)      # the thread uses the file until the process ends
-            spool = spool.for_child()
-            fd = spool.open()
-        with cython.critical_section(self):
-            if self.writer == hung:   # else another thread was first
-                self.was_reached(hung)
-                writer = self.new_writer(fd, False)
-                writer_take_over(writer, hung)
-                if self.spooled:
-                    self.left_in_spool = self.count_pending(writer) - writer.recovered.records
-                registry_remove(&registry, hung)
-                pointer_store(&self.writer, writer)
-                self.spool = spool
-                fd = -1
-        if fd >= 0:
-            spool.discard(fd)
-        return 0
-
-    cdef int detach_spool(self) except -1:
-        """Release the spool's file, and go on in memory."""
-        cdef Writer *writer
-        cdef bint empty
-        with cython.critical_section(self):
-            writer = self.writer
-            spool, fd = self.spool, writer.spool_file.fd
-            if fd < 0:
-                return 0
-            # The GIL, or the lock, excludes put(), which may have started the writer after close()
-            # stopped it. Then stop it once more, unless that could wait for a name server.
-            if not is_stopped(writer) and (transport_is_network(&writer.transport)
-                                           or not writer_stop(writer)):
-                return 0
-            empty = ring_used(&writer.ring) == 0
-            if not ring_detach(&writer.ring):
-                return 0
-            self.left_in_spool = self.count_pending(writer)
-            writer.spool_file.fd = -1
-            self.spool_detached = True
-        try:
-            if empty:
-                spool.remove()                # from here on other threads may run
-        finally:
-            spool.close(fd)
-        return 0
-
-    cdef uint64_t count_pending(self, Writer *writer) noexcept:
-        # In this order: see counters.pxd.
-        cdef uint64_t sent = load_acquire(&writer.counters.sent.value)
-        cdef uint64_t discarded = sum_losses(&writer.counters, EVICTED, UNSENDABLE)
-        return load_relaxed(&writer.counters.accepted.value) - sent - discarded
+        return engine_count_pending(self, writer) - self.left_in_spool
 
     cdef object current_spool(self):
         with cython.critical_section(self):

@@ -8,7 +8,8 @@ import pytest
 
 # syslogd listens at /dev/log only, so that it gets a /dev of its own.
 IN_OWN_DEV = """
-mount -t tmpfs tmpfs /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 || exit 77
+mount -t tmpfs tmpfs /dev || exit 77
+mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 || exit 77
 busybox syslogd -n -O "$1" &
 daemon=$!
 shift
