@@ -196,6 +196,8 @@ cdef int read_formatter(CompiledFormatter compiled, object style) except -1:
     compiled.converter = formatter.converter
     compiled.time_format = formatter.datefmt or formatter.default_time_format
     compiled.msec_format = None if formatter.datefmt else formatter.default_msec_format
+    if type(compiled.msec_format) is str and compiled.msec_format == STDLIB_MSEC_FORMAT:
+        compiled.msec_format = STDLIB_MSEC_FORMAT     # the same object is faster to compare
     compiled.defaults = style._defaults or None if type(style._defaults) is dict else None
     compiled.uses_time = style.usesTime()
     if ((is_stdlib_converter(compiled.converter) or not compiled.uses_time)
