@@ -52,7 +52,7 @@ import logging, sys
 from opentelemetry.instrumentation.logging import LoggingInstrumentor
 
 def instrument():
-    LoggingInstrumentor().instrument(set_logging_format=False)
+    LoggingInstrumentor().instrument(inject_trace_context=True)
 
 def install():
     import fastlog
