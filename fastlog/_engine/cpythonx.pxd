@@ -25,6 +25,8 @@ cdef extern from "Python.h":
         PyCFunction ml_meth
         int ml_flags
         const char *ml_doc
+    ctypedef struct PyCFunctionObject:
+        PyMethodDef *m_ml
     int METH_FASTCALL
     int METH_KEYWORDS
     object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)

@@ -56,5 +56,6 @@ cdef inline unsigned int ensure_type_version(object cls) except? 0:
 
     Call this before reading the class. A change during the read resets the number again.
     """
-    getattr(cls, "__doc__", None)
+    # The look-up has to reach the class itself. Its metaclass answers for some other names.
+    getattr(cls, "__hash__", None)
     return type_version(cls)

@@ -17,6 +17,7 @@ cdef enum:                            # Snapshot.state, see take_snapshot()
 cdef class Snapshot:
     cdef atomic_u64 state
     cdef unsigned int type_version    # of the handler's class
+    cdef bint locks_emit              # handle() is the standard library's, or a patch of it
     cdef bint is_unmodified           # no step is overridden, else the fields below are unset
     # Calls without a LogRecord are possible: handle() is not overridden, and the levels are ints.
     cdef bint for_calls

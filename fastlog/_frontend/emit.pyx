@@ -28,9 +28,11 @@ from fastlog._frontend.formatter cimport (CompiledFormatter, compile_formatter,
 from fastlog._frontend.log_record cimport (LEVELNAME, LEVELNO, Encoder, LogCall,
                                            RecordFields, fields_decref, fields_load, make_record,
                                            record_class_is_unmodified)
+from fastlog._frontend.stdlib cimport (are_stdlib_methods, bind_attribute, find_attribute,
+                                       is_stdlib_function)
 
 cdef object Handler = logging.Handler
-cdef object stdlib_handle = Handler.handle
+cdef object SysLogHandler = logging.handlers.SysLogHandler
 cdef object Formatter = logging.Formatter
 cdef object LogRecord = logging.LogRecord
 
@@ -46,13 +48,19 @@ cdef enum:
 # Whether handle() returns the record, as from 3.12 on, or True if no filter refused it.
 cdef bint returns_record = sys.version_info >= (3, 12)
 
-# The steps that can be overridden, besides emit() and handle(), and their original functions.
-cdef dict stdlib_steps = {
-    "filter": logging.Filterer.filter,
-    "format": logging.Handler.format,
-    "mapPriority": logging.handlers.SysLogHandler.mapPriority,
-    "encodePriority": logging.handlers.SysLogHandler.encodePriority,
-}
+cdef dict logging_names = vars(logging)
+cdef dict handlers_names = vars(logging.handlers)
+
+# The steps that can be overridden, besides emit() and handle(), see are_stdlib_methods().
+cdef dict logging_steps = {"filter": "Filterer.filter", "format": "Handler.format"}
+cdef dict handlers_steps = {name: f"SysLogHandler.{name}"
+                            for name in ("mapPriority", "encodePriority")}
+cdef dict stdlib_handle = {"handle": "Handler.handle"}
+
+# None: something else has taken the place of Handler.handleError.
+cdef object stdlib_handle_error = find_attribute(Handler, "handleError")
+if not is_stdlib_function(stdlib_handle_error, logging_names, "Handler.handleError"):
+    stdlib_handle_error = None
 
 
 # --- snapshots ---------------------------------------------------------------------------------
@@ -66,14 +74,12 @@ cdef class Snapshot:
 
 
 cdef bint handler_overrides_steps(object cls, dict attributes) except -1:
-    if (cls.emit is not emit or "emit" in attributes
+    return (cls.emit is not emit or "emit" in attributes
             or cls.__setattr__ is not handler_set_attribute
-            or Handler.handle is not stdlib_handle):
-        return True
-    for name, function in stdlib_steps.items():
-        if getattr(cls, name) is not function or name in attributes:
-            return True
-    return False
+            or not logging_steps.keys().isdisjoint(attributes)
+            or not handlers_steps.keys().isdisjoint(attributes)
+            or not are_stdlib_methods(cls, logging_names, logging_steps)
+            or not are_stdlib_methods(cls, handlers_names, handlers_steps))
 
 
 cdef bint is_plain_level(object level) except -1:
@@ -85,7 +91,9 @@ cdef Snapshot take_snapshot(object self, dict attributes):
     cdef uint64_t assignments_before = load_seq_cst(&assignments)
     cdef uint64_t made = MADE
     snapshot.type_version = ensure_type_version(type(self))
-    snapshot.is_unmodified = (
+    snapshot.locks_emit = (type(self).emit is not emit or not are_stdlib_methods(
+        SysLogHandler, logging_names, stdlib_handle))
+    snapshot.is_unmodified = not snapshot.locks_emit and (
         type(self.priority_map) is dict and type(self.priority_names) is dict
         and type(self.facility_names) is dict and type(self.filters) is list
         and not (<Engine>self._engine).adopting
@@ -239,8 +247,8 @@ def handle(self, record):
         if flags != PUT_ACCEPTED:
             follow_up(self, flags, record, NULL)
         return record if returns_record else True
-    if type(self).emit is not emit or Handler.handle is not stdlib_handle:
-        return Handler.handle(self, record)
+    if snapshot.locks_emit:
+        return bind_attribute(SysLogHandler, "handle", self)(record)
     passed = self.filter(record)
     if isinstance(passed, LogRecord):         # from 3.12 on, a filter can replace the record
         record = passed
@@ -439,7 +447,8 @@ cdef int follow_up(object self, int flags, object record, LogCall *call) except 
 
 
 cdef bint overrides_handle_error(object self) except -1:
-    return getattr(self.handleError, "__func__", None) is not Handler.handleError
+    return (stdlib_handle_error is None
+            or getattr(self.handleError, "__func__", None) is not stdlib_handle_error)
 
 
 cdef int handle_error(object self, object record, object error) except -1:

@@ -29,9 +29,11 @@ from fastlog._frontend.log_record cimport (ARGS, ASCTIME, CREATED, EXC_INFO, EXC
                                            PROCESS_NAME, RELATIVE_CREATED, STACK_INFO, THREAD,
                                            THREAD_NAME, CallSite, Field, LogCall, RecordFields,
                                            created_of, fields_incref, find_caller, msecs_of,
-                                           process_id, thread_ident, thread_name)
+                                           process_id, record_attributes, thread_ident,
+                                           thread_name)
 from fastlog._frontend.percent cimport (is_side_effect_free, percent_format, percent_format_both,
                                         percent_format_into)
+from fastlog._frontend.stdlib cimport are_stdlib_methods, is_builtin_of
 
 cdef dict fields = {
     "name": NAME, "levelname": LEVELNAME, "levelno": LEVELNO, "pathname": PATHNAME,
@@ -43,7 +45,7 @@ cdef dict fields = {
 # Those that value_of_call() knows.
 cdef frozenset fields_of_calls = frozenset(fields.values()) - {RELATIVE_CREATED, PROCESS_NAME}
 
-cdef str STDLIB_MSEC_FORMAT = logging.Formatter.default_msec_format
+cdef str STDLIB_MSEC_FORMAT = "%s,%03d"          # Formatter.default_msec_format
 
 cdef object missing = object()
 
@@ -58,26 +60,25 @@ cdef dict conversions = {
     format_parser.PERCENT: PERCENT, format_parser.BRACES: BRACES}
 
 cdef object Formatter = logging.Formatter
-cdef object LogRecord = logging.LogRecord
 cdef object PercentStyle = logging.PercentStyle
 cdef object StrFormatStyle = logging.StrFormatStyle
 cdef object StringTemplateStyle = logging.StringTemplateStyle
 cdef object Template = string.Template
 
-cdef frozenset record_attributes = frozenset(vars(LogRecord("", 0, "", 0, "", (), None))) | {
-    "message", "asctime"}
-cdef tuple converters = (time.localtime, time.gmtime)
-
-# The methods that have a native equivalent, and the attributes of a formatter that are read.
-cdef dict stdlib_methods = {
-    cls: {name: getattr(cls, name) for name in names}
-    for cls, *names in (
-        (Formatter, "format", "formatTime", "formatException", "usesTime", "formatMessage",
-         "formatStack"),
-        (PercentStyle, "usesTime", "_format", "format"),
-        (StrFormatStyle, "usesTime", "_format", "format"),
-        (StringTemplateStyle, "usesTime", "_format", "format"),
-        (Template, "substitute"))}
+# The methods that have a native equivalent, see are_stdlib_methods(), and the attributes of a
+# formatter that are read.
+cdef dict logging_methods = {
+    Formatter: {name: f"Formatter.{name}" for name in (
+        "format", "formatTime", "formatException", "usesTime", "formatMessage", "formatStack")},
+    PercentStyle: {name: f"PercentStyle.{name}" for name in ("usesTime", "_format", "format")},
+    StrFormatStyle: {"usesTime": "PercentStyle.usesTime", "_format": "StrFormatStyle._format",
+                     "format": "PercentStyle.format"},
+    StringTemplateStyle: {"usesTime": "StringTemplateStyle.usesTime",
+                          "_format": "StringTemplateStyle._format",
+                          "format": "PercentStyle.format"}}
+cdef dict template_methods = {"substitute": "Template.substitute"}
+cdef dict logging_names = vars(logging)
+cdef dict string_names = vars(string)
 cdef frozenset known_attributes = frozenset({
     "_style", "_fmt", "datefmt", "converter", "default_time_format", "default_msec_format"})
 
@@ -148,12 +149,13 @@ cdef list compile_style(object style):
 
 
 cdef bint is_unmodified(object formatter, object style) except -1:
-    if type(formatter) is not Formatter or type(style) not in stdlib_methods:
+    if type(formatter) is not Formatter or type(style) not in logging_methods:
         return False
-    for cls in (Formatter, type(style), Template):
-        for name, function in stdlib_methods[cls].items():
-            if getattr(cls, name) is not function:
-                return False
+    for cls in (Formatter, type(style)):
+        if not are_stdlib_methods(cls, logging_names, logging_methods[cls]):
+            return False
+    if not are_stdlib_methods(Template, string_names, template_methods):
+        return False
     for name in vars(formatter):
         if name not in known_attributes and hasattr(Formatter, name):
             return False
@@ -182,7 +184,7 @@ cdef DictGuard guard_formatter(object formatter, object style):
     cdef DictGuard guard = DictGuard()
     guard.add_attributes(formatter)
     guard.add(vars(time), ("strftime", "tzname"))     # time.tzset() assigns a new tzname
-    if type(style) in stdlib_methods:
+    if type(style) in logging_methods:
         guard.add_attributes(style)
         if type(style._defaults) is dict:
             guard.add(style._defaults, None)
@@ -194,12 +196,18 @@ cdef int read_formatter(CompiledFormatter compiled, object style) except -1:
     compiled.converter = formatter.converter
     compiled.time_format = formatter.datefmt or formatter.default_time_format
     compiled.msec_format = None if formatter.datefmt else formatter.default_msec_format
+    if type(compiled.msec_format) is str and compiled.msec_format == STDLIB_MSEC_FORMAT:
+        compiled.msec_format = STDLIB_MSEC_FORMAT     # the same object is faster to compare
     compiled.defaults = style._defaults or None if type(style._defaults) is dict else None
     compiled.uses_time = style.usesTime()
-    if ((compiled.converter in converters or not compiled.uses_time)
+    if ((is_stdlib_converter(compiled.converter) or not compiled.uses_time)
             and (not style._defaults or compiled.defaults)):
         compiled.ops = compile_style(style)
     return 0
+
+
+cdef bint is_stdlib_converter(object converter) except -1:
+    return is_builtin_of(converter, time, "localtime") or is_builtin_of(converter, time, "gmtime")
 
 
 cdef int examine_ops(CompiledFormatter compiled) except -1:
@@ -240,7 +248,7 @@ cdef bint op_needs_no_record(FormatOp op, dict defaults) except -1:
     """Return whether value_of_call() can find the op's value."""
     return (op.conversion == LITERAL or op.field in fields_of_calls
             or (defaults is not None and op.key in defaults
-                and op.key not in record_attributes))
+                and op.key not in record_attributes and op.key not in ("message", "asctime")))
 
 
 # --- formatting --------------------------------------------------------------------------------

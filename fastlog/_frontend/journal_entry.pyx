@@ -18,7 +18,7 @@ from fastlog._engine.message cimport (Message, Piece, message_add, message_add_b
                                       message_add_number, message_add_object, message_has,
                                       message_set_piece, message_set_prefix, message_truncate)
 from fastlog._frontend.log_record cimport (CallSite, Encoder, LogCall, created_of,
-                                           find_caller, thread_name)
+                                           find_caller, record_attributes, thread_name)
 from fastlog._frontend.rfc_header cimport Header, text_of
 
 cdef enum:
@@ -38,9 +38,8 @@ OWN_FIELDS = frozenset({
 cdef frozenset ID_FIELDS = frozenset({b"MESSAGE_ID", b"INVOCATION_ID", b"USER_INVOCATION_ID"})
 cdef object NOT_ALLOWED = re.compile("[^A-Z0-9_]")
 
-# The attributes that every LogRecord has. All others come from `extra`.
-cdef frozenset own_attributes = frozenset(vars(logging.makeLogRecord({}))) | {
-    "message", "asctime", "taskName"}
+# All other attributes come from `extra`.
+cdef frozenset own_attributes = record_attributes | {"message", "asctime", "taskName"}
 cdef dict field_names = {}            # {attribute: field name}
 
 

@@ -57,6 +57,9 @@ cdef struct LogCall:                  # a call that no LogRecord was made for
     int64_t time                      # ns since 1970
 
 
+cdef frozenset record_attributes      # the names of the attributes that every LogRecord has
+
+
 @cython.final
 cdef class CallSite:
     """The place in the source that a call comes from."""

@@ -4,6 +4,7 @@
 They follow CPython, Lib/logging/__init__.py. Attributes are computed one by one, for calls that
 need no LogRecord, or all at once by make_record().
 """
+import collections
 import logging
 import os
 import sys
@@ -22,23 +23,30 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from fastlog._backend.atomics cimport atomic_u64, load_relaxed, store_relaxed
 from fastlog._core cimport Engine
 from fastlog._engine.cpythonx cimport (PyEval_GetFrame, PyFrame_GetCode, PyFrame_GetLineNumber,
-                                       PyFrameObject, PyList_GET_ITEM, PyTypeObject)
+                                       PyCFunction, PyCFunctionObject, PyFrameObject,
+                                       PyList_GET_ITEM, PyMethodDef, PyTypeObject)
 from fastlog._engine.freethreading cimport FREE_THREADED, dict_find
 from fastlog._engine.message cimport Message
 from fastlog._frontend.dict_guard cimport (DictGuard, ensure_type_version, guard_is_valid,
                                            type_version)
+from fastlog._frontend.stdlib cimport are_stdlib_methods, is_builtin_of, is_stdlib_function
+
+cdef extern from "<dlfcn.h>":
+    ctypedef struct Dl_info:
+        void *dli_fbase
+    int dladdr(const void *address, Dl_info *info) noexcept
 
 cdef object LogRecord = logging.LogRecord
-cdef dict stdlib_methods = {name: getattr(LogRecord, name) for name in (
-    "__init__", "__new__", "__setattr__", "__getattribute__", "getMessage")}
+cdef dict logging_methods = {name: f"LogRecord.{name}" for name in ("__init__", "getMessage")}
 cdef atomic_u64 unmodified_version    # type_version() of LogRecord when it last was unmodified
 cdef dict logging_names = vars(logging)
 cdef dict time_names = vars(time)
 
 cdef str clock_name = "time_ns" if CLOCK_COUNTS_NS else "time"
 cdef object stdlib_clock = time_names[clock_name]
-if type(stdlib_clock) is not type(len):       # a test has replaced it already
-    stdlib_clock = None
+# The C function below it, which time-machine replaces in place.
+cdef PyMethodDef *clock_method = NULL
+cdef PyCFunction stdlib_clock_function = NULL
 # Whether `stacklevel` counts frames of the logging module in findCaller.
 cdef bint counts_internal_frames = sys.version_info < (3, 11)
 cdef bint has_task_name = sys.version_info >= (3, 12)
@@ -46,34 +54,87 @@ cdef bint has_task_name = sys.version_info >= (3, 12)
 # isinstance(value, Mapping) is slow, so these types skip it.
 cdef frozenset no_mappings = frozenset({str, int, float, bool, type(None), tuple, list, bytes})
 
-# Names in the logging module that a call depends on.
-cdef dict stdlib_names = {name: logging_names[name] for name in (
-    "getLevelName", "_levelToName", "LogRecord", "collections", "os", "sys", "threading", "time")}
-for _name in ("_is_internal_frame", "currentframe"):
+cdef object no_value = object()       # differs from every value that a name can have
+
+
+cdef bint is_patched(str name) except -1:
+    """Return whether a function of the logging module is not the standard library's."""
+    function = logging_names[name]
+    return not (is_stdlib_function(function, logging_names, name)
+                # currentframe is a lambda
+                or is_stdlib_function(function, logging_names, "<lambda>"))
+
+
+cdef bint clock_is_stdlib() except -1:
+    """Return whether the clock is the interpreter's. A test may have replaced it already."""
+    peer = time.get_clock_info        # nothing replaces this one
+    return (is_builtin_of(stdlib_clock, time, clock_name)
+            and is_builtin_of(peer, time, "get_clock_info")
+            and are_in_one_file(<void *>method_of(stdlib_clock).ml_meth,
+                                <void *>method_of(peer).ml_meth))
+
+
+cdef inline PyMethodDef *method_of(object builtin) noexcept:
+    return (<PyCFunctionObject *><PyObject *>builtin).m_ml
+
+
+cdef bint are_in_one_file(void *function, void *other) noexcept:
+    """Return whether one executable or shared library contains both functions."""
+    cdef Dl_info info, other_info
+    return (dladdr(function, &info) != 0 and dladdr(other, &other_info) != 0
+            and info.dli_fbase == other_info.dli_fbase)
+
+
+cdef dict level_names = logging._levelToName
+# Names in the logging module that a call depends on. One that was patched before this import
+# leaves all calls to the standard library.
+cdef dict stdlib_names = {
+    "LogRecord": LogRecord, "_logRecordFactory": LogRecord, "_levelToName": level_names,
+    "collections": collections, "os": os, "sys": sys, "threading": threading, "time": time}
+for _name in ("getLevelName", "_is_internal_frame", "currentframe"):
     if _name in logging_names:
-        stdlib_names[_name] = logging_names[_name]
-stdlib_names["_logRecordFactory"] = LogRecord
+        stdlib_names[_name] = no_value if is_patched(_name) else logging_names[_name]
+if clock_is_stdlib():
+    clock_method = method_of(stdlib_clock)
+    stdlib_clock_function = clock_method.ml_meth
 # Guards these names, and the clock.
 cdef DictGuard surroundings = DictGuard()
 surroundings.expect(logging_names, stdlib_names, False)
-surroundings.expect(time_names, {clock_name: stdlib_clock}, False)
+surroundings.expect(time_names, {clock_name: stdlib_clock if clock_method != NULL else no_value},
+                    False)
 
-cdef dict level_names = logging._levelToName
 cdef enum:
     USUAL_LEVELS = 6                  # NOTSET to CRITICAL, the multiples of 10
 cdef list usual_names = [None] * USUAL_LEVELS
 cdef DictGuard level_names_guard = None       # valid while usual_names are those of level_names
 
-_record = LogRecord("", 0, "", 0, "", (), None)
-# All instances share the keys of their dicts (PEP 412), and each new instance lowers the number of
-# keys that can still be added. After ten LogRecords, every later one would get a dict of its own
-# when Formatter.format sets its second attribute, which takes as long as a whole call here. So one
-# record gets both attributes at import.
-_record.message = _record.asctime = ""
+# The names of the attributes of a LogRecord. The first ones are in the order of Field.
+cdef list stdlib_order = [
+    "name", "msg", "args", "levelname", "levelno", "pathname", "filename", "module", "exc_info",
+    "exc_text", "stack_info", "lineno", "funcName", "created", "msecs", "relativeCreated",
+    "thread", "threadName", "processName", "process"]
+record_attributes = frozenset(stdlib_order + (["taskName"] if has_task_name else []))
 
-# All attributes of a LogRecord, in its order.
-cdef dict template = dict(vars(_record))
-del template["message"], template["asctime"], _record
+# All attributes of a LogRecord, in its order. None until record_class_is_unmodified().
+cdef dict template = None
+cdef list field_names = None          # the names in `template`, by Field
+cdef bint known_order = False         # they are as in stdlib_order
+
+
+cdef int make_template() except -1:
+    global template, field_names, known_order
+    record = LogRecord("", 0, "", 0, "", (), None)
+    # All instances share the keys of their dicts (PEP 412), and each new instance lowers the
+    # number of keys that can still be added. After ten LogRecords, every later one would get a
+    # dict of its own when Formatter.format sets its second attribute, which takes as long as a
+    # whole call here. So one record gets both attributes first.
+    record.message = record.asctime = ""
+    attributes = dict(vars(record))
+    del attributes["message"], attributes["asctime"]
+    field_names = list(attributes)[:FIELDS]
+    known_order = field_names == stdlib_order
+    template = attributes
+    return 0
 
 
 @cython.final
@@ -193,27 +254,21 @@ cdef class Encoder:
 
 # --- the attributes of a LogRecord --------------------------------------------------------------
 
-# Their names, by Field.
-cdef list field_names = list(template)[:FIELDS]
-cdef bint known_order = field_names == [
-    "name", "msg", "args", "levelname", "levelno", "pathname", "filename", "module", "exc_info",
-    "exc_text", "stack_info", "lineno", "funcName", "created", "msecs", "relativeCreated",
-    "thread", "threadName", "processName", "process"]
-
-
 cdef bint fields_load(RecordFields *record_fields, dict attributes, const unsigned char *indexes,
                       int count) except -1:
     """Load some fields of a LogRecord from its attributes.
 
     indexes: `count` fields, ascending, which must outlive `record_fields`.
 
-    Return False if the attributes are not where LogRecord.__init__ puts them. Otherwise the values
-    are borrowed, so call fields_incref() before any code that could change the record.
+    Return False if the attributes are not where LogRecord.__init__ puts them, or if the record has
+    a getMessage() of its own. Otherwise the values are borrowed, so call fields_incref() before any
+    code that could change the record.
     """
     record_fields.indexes = indexes
     record_fields.count = count
     record_fields.owned = 0
-    if not known_order:
+    if not known_order or (len(attributes) > len(template)
+                           and dict_find(attributes, "getMessage", None) is not None):
         return False
     if not FREE_THREADED:
         return fields_find(record_fields, attributes)
@@ -300,11 +355,16 @@ cdef bint record_class_is_unmodified() except -1:
     if version != 0 and load_relaxed(&unmodified_version) == version:
         return True
     version = ensure_type_version(LogRecord)
-    for name, function in stdlib_methods.items():
-        if getattr(LogRecord, name) is not function:
-            return False
-    if not template.keys().isdisjoint(vars(LogRecord)):   # a property replaces an attribute
+    if (LogRecord.__mro__ != (LogRecord, object)
+            or not are_stdlib_methods(LogRecord, logging_names, logging_methods)):
         return False
+    for name in ("__new__", "__setattr__", "__getattribute__"):
+        if name in vars(LogRecord):
+            return False
+    if not record_attributes.isdisjoint(vars(LogRecord)):     # a property replaces an attribute
+        return False
+    if template is None:
+        make_template()
     store_relaxed(&unmodified_version, version)
     return True
 
@@ -352,7 +412,8 @@ cdef bint prepare_call(LogCall *call, PyObject *const *args, Py_ssize_t count) e
     Return False if only the standard library can make this call. Otherwise release_call() must
     follow.
     """
-    if not guard_is_valid(surroundings) or not record_class_is_unmodified():
+    if (not guard_is_valid(surroundings) or clock_method.ml_meth != stdlib_clock_function
+            or not record_class_is_unmodified()):
         return False
     levelname = level_name(<object>call.levelno, call.level)
     if levelname is None:
@@ -394,3 +455,7 @@ cdef object make_record(LogCall *call, object exc_info):
     record = (<PyTypeObject *>LogRecord).tp_alloc(<PyTypeObject *>LogRecord, 0)
     record.__dict__ = values
     return record
+
+
+# At import, before the program makes many LogRecords, see make_template().
+record_class_is_unmodified()

@@ -23,22 +23,26 @@ from fastlog._engine.freethreading cimport dict_find, list_first
 from fastlog._frontend.dict_guard cimport ensure_type_version, type_version
 from fastlog._frontend.emit cimport handler_emit_call
 from fastlog._frontend.log_record cimport LogCall, make_record, prepare_call, release_call
+from fastlog._frontend.stdlib cimport are_stdlib_methods, bind_attribute
 
 cdef object StdlibLogger = logging.Logger
 
+cdef object StdlibRootLogger = logging.RootLogger
+cdef dict logging_names = vars(logging)
+
 # Methods that a subclass, an instance or a patch may replace. If one is replaced, the standard
-# library's code runs and calls the replacement.
-cdef dict stdlib_steps = {name: vars(StdlibLogger)[name] for name in (
+# library's code runs and calls the replacement. See are_stdlib_methods().
+cdef dict stdlib_steps = {name: f"Logger.{name}" for name in (
     "_log", "makeRecord", "findCaller", "handle", "callHandlers", "getEffectiveLevel")}
-stdlib_steps["filter"] = logging.Filterer.filter
+stdlib_steps["filter"] = "Filterer.filter"
 # Some versions, such as 3.13.5, discard calls that a thread makes while it handles a record. They
 # mark such a thread by an attribute of this thread-local object.
 cdef object handling = getattr(StdlibLogger, "_tls", None) if hasattr(
     StdlibLogger, "_is_disabled") else None
 if handling is not None:
-    stdlib_steps["_is_disabled"] = vars(StdlibLogger)["_is_disabled"]
-# The methods that have a native equivalent, as the standard library defines them.
-cdef dict stdlib_calls = {name: vars(StdlibLogger)[name] for name in (
+    stdlib_steps["_is_disabled"] = "Logger._is_disabled"
+# The methods that have a native equivalent.
+cdef dict stdlib_calls = {name: f"Logger.{name}" for name in (
     "debug", "info", "warning", "error", "critical", "log", "isEnabledFor")}
 cdef frozenset plan_attributes = frozenset({
     "name", "level", "parent", "propagate", "handlers", "filters", "disabled", "_cache"})
@@ -102,13 +106,15 @@ cdef int drop_plans() except -1:
 
 
 cdef bint logger_overrides_steps(object cls, dict attributes) except -1:
-    for name, function in stdlib_steps.items():
-        if getattr(cls, name) is not function or name in attributes:
-            return True
-    for name, function in stdlib_calls.items():
-        if vars(StdlibLogger).get(name) is not function:
-            return True
-    return "isEnabledFor" in attributes or cls.isEnabledFor is not is_enabled_method
+    return ("isEnabledFor" in attributes or cls.isEnabledFor is not is_enabled_method
+            or not stdlib_steps.keys().isdisjoint(attributes)
+            or not are_stdlib_methods(cls, logging_names, stdlib_steps)
+            or not are_stdlib_methods(stdlib_class_of(cls), logging_names, stdlib_calls))
+
+
+cdef object stdlib_class_of(object cls):
+    """Return the class whose methods the native methods of a logger's class stand for."""
+    return StdlibRootLogger if issubclass(cls, StdlibRootLogger) else StdlibLogger
 
 
 cdef bint notifies_on_change(object logger) except -1:
@@ -195,7 +201,7 @@ cdef object fallback_to_stdlib(object self, str name, PyObject *const *args, Py_
     options = {}
     if names != NULL:
         options = {name: <object>args[count + i] for i, name in enumerate(<tuple>names)}
-    return getattr(StdlibLogger, name)(self, *values, **options)
+    return bind_attribute(stdlib_class_of(type(self)), name, self)(*values, **options)
 
 
 cdef object exception_of(object exc_info):
@@ -211,7 +217,7 @@ cdef inline bint is_enabled(object self, DispatchPlan plan, object levelno) exce
         return False
     cached = dict_find(plan.cache, levelno, None)
     if cached is None:
-        return stdlib_calls["isEnabledFor"](self, levelno)
+        return StdlibLogger.isEnabledFor(self, levelno)
     return cached
 
 

@@ -77,6 +77,24 @@ def patched_classes(scene):
 
 
 @SCENARIOS.register
+def replaced_by_other_objects(scene):
+    """Replace methods by objects that bind themselves in another way than functions, or not."""
+    log, seen = scene.log, []
+    for name in ("debug", "info", "warning", "error", "critical"):
+        for value in (mock.Mock(), staticmethod(lambda *args: seen.append(args)),
+                      classmethod(lambda cls, *args: seen.append(args)),
+                      property(lambda self: seen.append)):
+            with mock.patch.object(logging.Logger, name, value):
+                getattr(log, name)("replaced")
+            if isinstance(value, mock.Mock):
+                seen.append(value.call_args.args)
+    with mock.patch.object(logging.Logger, "info", autospec=True) as info:
+        log.info("replaced")
+        seen.append((info.call_args.args[0] is log, info.call_args.args[1:]))
+    log.info("seen: %s", seen)
+
+
+@SCENARIOS.register
 def patched_instances(scene):
     """Patch methods on the logger and on the handler, one at a time."""
     log = scene.log

@@ -268,8 +268,9 @@ def test_arbitrary_extra_makes_a_valid_record(handler5424, sink, data, msgid):
     expected_values = [value for values in expected.values() for value in values]
     parsed_values = [re.sub(r'\\(["\\\]])', r"\1", value) for element in elements
                      for value in re.findall(r'="((?:[^"\\]|\\.)*)"', element[2], re.DOTALL)]
-    assert parsed_values == [value.encode("utf-8", "backslashreplace").decode().replace("\0", "#000")
-                             for value in expected_values]
+    assert parsed_values == [
+        value.encode("utf-8", "backslashreplace").decode().replace("\0", "#000")
+        for value in expected_values]
 
 
 @pytest.fixture
