@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Engine: a ring and its writer thread, as Python sees them.
 
-This is the only door between Python and the native code of `_backend`. Records enter by put() and
-leave through the writer thread, which never takes the GIL. DESIGN.md describes both.
+This is the only door for records between Python and the native code of `_backend`. They enter by
+put() and leave through the writer thread, which never takes the GIL. DESIGN.md describes both.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING

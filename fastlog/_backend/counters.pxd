@@ -14,7 +14,7 @@ from fastlog._backend.clock cimport SECOND
 cdef enum:
     SEVERITIES = 8                # RFC 5424 section 6.2.1
 
-cdef enum Loss:                   # the reason why a record is lost, named in _stats.py
+cdef enum Loss:                   # the reason why a record is lost, named in _core.pyx: LOSS_REASONS
     # Dropped: the record was never accepted.
     FULL                          # the ring had no space
     STALLED                       # no space, and no progress for a whole block_timeout
@@ -43,7 +43,7 @@ ctypedef struct Counters:
 
 cdef inline void count_owned(atomic_u64 *counter, unsigned long count) noexcept nogil:
     """Add to a counter that no other thread stores. This is cheaper than a locked add."""
-    # Release: pairs with the acquire loads in Engine.stats().
+    # Release: pairs with the acquire loads in reports.counters().
     store_release(counter, load_relaxed(counter) + count)
 
 

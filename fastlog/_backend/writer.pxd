@@ -158,7 +158,7 @@ cdef inline void writer_wake(Writer *writer) noexcept nogil:
 
 
 cdef inline void writer_enter_outage(Writer *writer) noexcept nogil:
-    """Begin an outage unless there is one. Any thread. Engine.poll_outage() reports it."""
+    """Begin an outage unless there is one. Any thread. reports.poll_outage() returns it."""
     cdef uint64_t epoch = load_relaxed(&writer.outage_epoch.value)
     while not epoch & 1:
         if cas_seq_cst(&writer.outage_epoch.value, &epoch, epoch + 1):

@@ -1,1 +1,1 @@
-"""What the engine in `_core.pyx` is made of, besides the ring and the writer."""
+"""The parts of the engine in `_core.pyx` other than the ring and the writer."""

@@ -1,4 +1,4 @@
-"""What happens to a record that finds the ring full: the overflow policies.
+"""The overflow policies, which decide about a record that finds the ring full.
 
 A header that is compiled into _core.pyx, whose Engine.put() ends up here.
 """

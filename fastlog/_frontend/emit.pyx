@@ -1,7 +1,7 @@
 # cython: language_level=3, binding=True, freethreading_compatible=True
 """The hot path of the handlers, from a LogRecord or a call to Engine.put.
 
-`handle` and `emit` become methods of fastlog._base_handler.EngineHandler. They do what the
+`handle` and `emit` become methods of fastlog._base_handler.BaseHandler. They do what the
 standard library's methods do (CPython, Lib/logging/__init__.py, handlers.py). If neither the
 handler's class nor the handler overrides a step, the steps run natively on a snapshot of the
 handler's attributes. Assigning to an attribute discards the snapshot.
