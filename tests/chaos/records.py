@@ -57,7 +57,7 @@ def parse(data: bytes, plain: bool) -> Received:
         return Received(process, -1, -1, int(match[5]), True)
     thread, number = int(match[3]), int(match[4])
     level, text = level_and_text(process, thread, number, plain)
-    expected = text.encode()
+    expected = text.encode().replace(b"\0", b"#000")     # as SysLogHandler escapes it
     body = data[match.end():].removesuffix(b"\0")
     is_truncated = body.endswith(MARK) and expected.startswith(body.removesuffix(MARK))
     if int(match[1]) != LEVELS[level] or not (body == expected or is_truncated):

@@ -115,6 +115,11 @@ class Process:
         path.with_suffix(".new").write_text(json.dumps({"stats": stats, "problems": self.problems}))
         path.with_suffix(".new").rename(path)
 
+    def deliver_and_write_result(self):
+        """Deliver as at the end of a process, then store the final counters."""
+        self.handler._deliver_before_end(0.0, ends=True)
+        self.write_result()
+
     def drain(self):
         if not self.handler.flush(TIMEOUT):
             self.problems.append(f"flush() did not end: {self.handler.stats()}")
@@ -151,8 +156,9 @@ def run_child(parent, name, ending):
     if ending != "kill":
         second.join()
     if ending == "multiprocessing":
-        # The finalizer of fastlog flushes. The low priority makes this one run after it.
-        multiprocessing.util.Finalize(None, child.write_result, exitpriority=-1000)
+        # multiprocessing calls os._exit() after its finalizers, and fastlog delivers there. The
+        # counters are needed after that, so the last finalizer delivers first.
+        multiprocessing.util.Finalize(None, child.deliver_and_write_result, exitpriority=-1000)
     else:
         child.end(ending)
 
