@@ -14,7 +14,7 @@ from fastlog._backend.clock cimport SECOND
 cdef enum:
     SEVERITIES = 8                # RFC 5424 section 6.2.1
 
-cdef enum Loss:                   # the reason why a record is lost, named in _core.pyx: LOSS_REASONS
+cdef enum Loss:                   # why a record is lost, named in _core.pyx: LOSS_REASONS
     # Dropped: the record was never accepted.
     FULL                          # the ring had no space
     STALLED                       # no space, and no progress for a whole block_timeout
