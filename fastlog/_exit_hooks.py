@@ -27,7 +27,7 @@ TYPE_CHECKING = False  # importing typing takes as long as all of fastlog
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
-    class Handler(Protocol):
+    class _Handler(Protocol):
         """The part of BaseHandler that this module uses."""
 
         close_timeout: float
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 #: multiprocessing; Celery's copy of it; that of pathos and Hugging Face datasets.
 _MULTIPROCESSING = ("multiprocessing", "billiard", "multiprocess")
 
-_references: set[weakref.ref[Handler]] = set()
+_references: set[weakref.ref[_Handler]] = set()
 _exiting = False
 _execs_in_c = False
 _hooked: set[str] = set()
 
 
-def register(handler: Handler) -> None:
+def register(handler: _Handler) -> None:
     """Deliver this handler's records when this process or one of its children ends."""
     from fastlog._engine import process_ends
 
-    def forget(reference: weakref.ref[Handler], references: set[Any] = _references,
+    def forget(reference: weakref.ref[_Handler], references: set[Any] = _references,
                unhook: Any = process_ends.unhook, hook: Any = process_ends.hook,
                deliver: Any = _deliver_all) -> None:
         # As default arguments, because at the exit the names of a module may be gone.
@@ -71,7 +71,7 @@ def register(handler: Handler) -> None:
             _enter_child()
 
 
-def _handlers() -> list[Handler]:
+def _handlers() -> list[_Handler]:
     return [handler for reference in list(_references) if (handler := reference()) is not None]
 
 
