@@ -14,14 +14,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from fastlog._daemons.rsyslogd import (
-    LineCount,
-    Rsyslogd,
-    find_rsyslogd as find_rsyslogd,
-    wait_until,
-)
+from fastlog._daemons.rsyslogd import LineCount, find_rsyslogd as find_rsyslogd, wait_until
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.daemons import Rsyslogd
 from support.journald import Journald, find_journald as find_journald
 
 # The number of a record, and the number of the thread that logged it.
