@@ -104,7 +104,7 @@ def collect(make_sink):
 def test_one_refused_call(run_python, collect, call, kind, error):
     """The import, 1,000 records, a fork and close() succeed without any one of these calls."""
     address, finish = collect(kind)
-    run_python(PROGRAM, address, kind, error, call)
+    run_python(PROGRAM, address, int(kind), error, call)
     received = finish()
     again = [b"<14>child again %d\0" % i for i in range(10)]
     assert [record for record in received if record.startswith(b"<14>child")] == again
