@@ -214,4 +214,6 @@ daemons:
 	    lacks systemd "tests that start journald are skipped"; \
 	command -v redis-server > /dev/null || \
 	    lacks redis-server "tests of RQ are skipped"; \
+	command -v busybox > /dev/null || \
+	    lacks busybox "tests of BusyBox's syslogd are skipped"; \
 	$(install_missing)
