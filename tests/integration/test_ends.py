@@ -71,11 +71,11 @@ STATUS = {"exception": 1, "os.abort()": -signal.SIGABRT, "os.kill()": -signal.SI
 
 
 @pytest.fixture
-def end_process(run_python, rsyslogd, directory):
+def end_process(run_python, rsyslogd, directory, require):
     """Run the program to its end."""
     def run(safety, end):
-        if end in ("billiard", "multiprocess") and importlib.util.find_spec(end) is None:
-            pytest.skip(f"{end} is not installed")
+        if end in ("billiard", "multiprocess"):
+            require(end, importlib.util.find_spec(end))
         # The packages' own warnings, and that of os.fork() beside a second thread.
         run_python(PROGRAM, rsyslogd.socket, directory / "spool", safety, end,
                    options=["-W", "ignore"], returncode=STATUS.get(end, 0))

@@ -160,9 +160,9 @@ def test_daemon_that_does_not_start(directory, command):
     assert status == 1 and r"rsyslogd ended: \x1b[31m\x0a  <14>forged\x7f\x9b" in error
 
 
-@pytest.mark.skipif(find_rsyslogd() is None, reason="rsyslogd is not installed")
-def test_demo_and_bench(directory):
+def test_demo_and_bench(directory, require):
     """The path of the daemon, and the version that it prints, are shown the same way."""
+    require("rsyslogd", find_rsyslogd())
     path = make_program(directory, r"""
 if [ "$1" = -v ]; then printf 'rsyslogd \033[31m\177\302\233 more'; exit; fi
 exec """ + shutil.which("rsyslogd", path="/usr/sbin:/sbin:/usr/local/sbin") + ' "$@"')

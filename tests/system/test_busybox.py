@@ -38,10 +38,11 @@ while b"last" not in open(sys.argv[1], "rb").read() and time.monotonic() < deadl
 """
 
 
-def test_no_message_forges_a_record(tmp_path):
+def test_no_message_forges_a_record(tmp_path, require):
     """Neither a NUL nor a line feed in a message makes a second record of any facility."""
-    if shutil.which("busybox") is None or os.geteuid() != 0:
-        pytest.skip("busybox is not installed, or this user may not mount a /dev")
+    require("busybox", shutil.which("busybox"))
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a /dev")
     messages = tmp_path / "messages"
     done = subprocess.run(["unshare", "-m", "sh", "-c", IN_OWN_DEV, "sh", messages,
                            sys.executable, "-c", LOG, messages],
